@@ -1,0 +1,22 @@
+"""Connections to the Redis-protocol server: the Celery queue's wake-ups and the event streams travel over it."""
+
+from redis.asyncio import BlockingConnectionPool, Redis
+
+from orchestrator.settings import Settings
+
+
+def connect(settings: Settings, *, max_connections: int = 20) -> "Redis":
+    """A client with a bounded pool; every reply is waited for at most `settings.redis_timeout` seconds.
+
+    Replies are bytes (RESP3 shapes). The caller closes it with `aclose()`.
+    """
+    pool = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=max_connections,
+        timeout=settings.redis_timeout,
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+        protocol=3,
+        legacy_responses=False,
+    )
+    return Redis.from_pool(pool)

@@ -1,0 +1,1 @@
+"""Postgres, Valkey and a small language model, run from wheels under one supervisor."""

@@ -1,0 +1,55 @@
+"""What can be set from outside, read once from the environment; every process reads the same names."""
+
+from functools import lru_cache
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of all processes.
+
+    `DATABASE_URL`, `REDIS_URL`, `UPSTREAM_BASE_URL` and `UPSTREAM_API_KEY` carry no prefix because that is what operators
+    already have; everything else starts with `ASSISTANTD_`. Times are seconds, sizes are bytes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ASSISTANTD_", extra="ignore", hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
+    upstream_base_url: str | None = Field(default=None, validation_alias="UPSTREAM_BASE_URL")
+    upstream_api_key: SecretStr | None = Field(default=None, validation_alias="UPSTREAM_API_KEY")
+
+    api_key: SecretStr | None = Field(
+        default=None, description="Registered by `migrate` as a key of the default project, so that a deployment can bring its own."
+    )
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8300, ge=1, le=65535)
+    body_limit: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body in bytes.")
+
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    database_pool_size: int = Field(default=10, ge=1)
+    database_timeout: float = Field(default=10.0, gt=0, description="Longest wait for a connection or a statement.")
+    redis_timeout: float = Field(default=5.0, gt=0, description="Longest wait for a Redis reply.")
+
+    run_lifetime: int = Field(default=600, ge=1, description="A run expires this long after its creation.")
+    run_concurrency: int = Field(default=1000, ge=1, description="Runs that one worker process carries at once.")
+    run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")
+    housekeeping_interval: float = Field(default=0.5, gt=0)
+
+    event_ttl: int = Field(default=900, ge=1, description="A run's events can be resumed for this long after the last one.")
+    event_window: float = Field(default=0.005, ge=0, description="Deltas after the first may wait this long to travel together.")
+    stream_ping: float = Field(default=15.0, gt=0, description="A silent event stream carries a comment this often.")
+
+    upstream_connect_timeout: float = Field(default=10.0, gt=0)
+    upstream_read_timeout: float = Field(default=120.0, gt=0, description="Longest silence of the model while it answers.")
+    upstream_retries: int = Field(default=3, ge=0, description="Further attempts after 429, 5xx and failed connections.")
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process. Raises pydantic's ValidationError, without values, when one is missing or wrong."""
+    return Settings()  # type: ignore[call-arg]  # the required ones come from the environment
