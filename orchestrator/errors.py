@@ -1,0 +1,89 @@
+"""What can go wrong, drawn as a tree and named by what follows from it.
+
+    AssistantdError
+    ├── ClientError            told to the client; `api/errors.py` turns it into HTTP and the original's envelope
+    │   ├── InvalidRequest     400
+    │   ├── Unauthenticated    401
+    │   ├── NotFound           404
+    │   ├── TooLarge           413
+    │   └── Unavailable        503, may be tried again
+    ├── RunFailure             ends the run as `failed`; `code` and `message` become its `last_error`
+    └── RunStopped             the run stops for a reason that lies outside it
+        ├── RunCancelled
+        ├── RunExpired
+        └── LeaseLost          somebody else owns the run now: write nothing more
+
+Texts and codes are those that clients of the original match (they parse some of them with regular expressions).
+"""
+
+from typing import Literal
+
+RunErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+
+SORRY = "Sorry, something went wrong."
+
+
+class AssistantdError(Exception):
+    """Any error of ours."""
+
+
+class ClientError(AssistantdError):
+    """An error that the client caused or must know of. All four parts are shown to the client: no secrets."""
+
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class InvalidRequest(ClientError):
+    """The request cannot be honoured as it is."""
+
+
+class Unauthenticated(ClientError):
+    """No key, or not one of ours."""
+
+
+class NotFound(ClientError):
+    """There is no such object for this project: `NotFound("run", "run_…")` reads as the original's sentence."""
+
+    def __init__(self, noun: str, id_: str) -> None:
+        super().__init__(f"No {noun} found with id '{id_}'.")
+
+
+class TooLarge(ClientError):
+    """The request's body is larger than this server takes."""
+
+
+class Unavailable(ClientError):
+    """A part that the request needs is away; trying again later may help."""
+
+    type = "server_error"
+
+
+class RunFailure(AssistantdError):
+    """Ends a run as `failed`. `message` is shown to the client: no secrets, no internals."""
+
+    def __init__(self, code: RunErrorCode, message: str = SORRY) -> None:
+        super().__init__(message)
+        self.code: RunErrorCode = code
+        self.message = message
+
+
+class RunStopped(AssistantdError):
+    """A run must stop now, for a reason that is not its own failure."""
+
+
+class RunCancelled(RunStopped):
+    """A client asked for it."""
+
+
+class RunExpired(RunStopped):
+    """Its lifetime is over."""
+
+
+class LeaseLost(RunStopped):
+    """Another attempt owns the run, or it is gone: this worker must not write to it again."""
