@@ -1,0 +1,113 @@
+"""The seam to language models: what the run loop asks, and what it hears while the answer arrives.
+
+    Prompt ──▶ Model.stream ──▶ (TextDelta | RefusalDelta | ToolCallDelta)*  Finished
+
+No I/O here. Implementations (`orchestrator.openai_model`; wrappers with fallbacks or limits) keep three promises:
+
+- exactly one `Finished`, and it comes last, or the stream raises `RunFailure`;
+- a tool call's `id` and `name` are set on the first fragment of its `index` and nowhere else; indexes are 0, 1, 2, …
+  in the order in which the calls appear;
+- no text and no arguments carry U+0000 or an unpaired surrogate, which Postgres refuses.
+
+Leaving the stream early (`aclose()`, or the task is cancelled) aborts the request upstream at once. Python closes an
+`async for` that is left by `break` or by an exception only when the garbage collector comes by, so use `aclosing`.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from orchestrator.foreign import Json
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalDelta:
+    """A piece of the text with which the model declines, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call. The `arguments` of all pieces of an `index`, joined, are the call's arguments."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the upstream counted. `cached_tokens` are part of the prompt's, `reasoning_tokens` of the completion's."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a reply. `usage` is all zeros when the upstream reported none; `request_id` is the upstream's, for logs."""
+
+    reason: FinishReason
+    usage: Usage
+    request_id: str | None
+
+
+Delta: TypeAlias = TextDelta | RefusalDelta | ToolCallDelta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question to a model, in the shapes of `POST /chat/completions`. A field that is None (or no tools) is not sent."""
+
+    model: str
+    messages: list[Json]
+    tools: list[Json]
+    tool_choice: Json | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    response_format: Json | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    max_completion_tokens: int | None = None
+
+
+class Model(Protocol):
+    """Whatever answers prompts."""
+
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+        """Ask, and hear the answer as it comes. Raises `RunFailure` when there will be none."""
+        ...
+
+    async def models(self) -> list[Json]:
+        """The models on offer, as objects of `GET /models`. Raises `Unavailable` when nobody answers."""
+        ...
+
+    async def retrieve(self, model_id: str) -> Json | None:
+        """One of them, or None if there is no such model."""
+        ...
