@@ -48,7 +48,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that the upstream counted. `cached_tokens` are part of the prompt's, `reasoning_tokens` of the completion's."""
+    """Tokens as the upstream counted them: cached ones are part of the prompt's, reasoning ones of the completion's."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -71,7 +71,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a reply. `usage` is all zeros when the upstream reported none; `request_id` is the upstream's, for logs."""
+    """The end of a reply. `usage` is zeros if the upstream reported none; `request_id` is the upstream's, for logs."""
 
     reason: FinishReason
     usage: Usage
@@ -83,7 +83,7 @@ Delta: TypeAlias = TextDelta | RefusalDelta | ToolCallDelta | Finished
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question to a model, in the shapes of `POST /chat/completions`. A field that is None (or no tools) is not sent."""
+    """One question to a model, in the shapes of `POST /chat/completions`. None, or an empty list, is not sent."""
 
     model: str
     messages: list[Json]
