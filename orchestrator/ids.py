@@ -1,0 +1,40 @@
+"""Identifiers in the original's form: a prefix that says what it names, then 24 random letters and digits.
+
+They are names, not an order: two objects of one second must be ordered by something else. Not secrets either: a key of
+the project is what gives access.
+"""
+
+import secrets
+import string
+from typing import Literal
+
+from orchestrator.errors import InvalidRequest
+from orchestrator.wire.echo import echo
+
+Prefix = Literal["asst", "thread", "msg", "run", "step", "call"]
+
+ALPHABET = string.ascii_letters + string.digits
+LENGTH = 24
+
+
+def new(prefix: Prefix) -> str:
+    """A fresh id: `new("asst")` gives `asst_` and 24 characters (143 bits of chance, so nobody checks for a twin)."""
+    return f"{prefix}_{''.join(secrets.choice(ALPHABET) for _ in range(LENGTH))}"
+
+
+def complaint(param: str, prefix: Prefix, value: str) -> str | None:
+    """Why `value` cannot be an id of this kind, in the original's words, or None when it may be one."""
+    if value.startswith(prefix) and value.isprintable():
+        return None
+    return f"Invalid '{param}': '{echo(value, 64)}'. Expected an ID that begins with '{prefix}'."
+
+
+def check(param: str, prefix: Prefix, value: str) -> str:
+    """`value`, if it begins with its prefix; otherwise InvalidRequest, before anything is looked up.
+
+    A right prefix on an impossible id is no error here: such an object is simply not found.
+    """
+    message = complaint(param, prefix, value)
+    if message is not None:
+        raise InvalidRequest(message, param=param, code="invalid_value")
+    return value

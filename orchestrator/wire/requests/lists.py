@@ -1,0 +1,59 @@
+"""Queries: `Annotated[ListQuery, Query()]` in a router. Query values are texts, so numbers are read from texts here."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from orchestrator.foreign import Json
+from orchestrator.wire.requests.fields import Text
+
+MAX_LIMIT = 100
+DEFAULT_LIMIT = 20
+
+_DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def _number(value: Json) -> Json:
+    """Only plain digits are a number: pydantic alone would also take `1_0` and ` 10.0 `."""
+    return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+
+
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, strict=True), BeforeValidator(_number)]
+
+
+class ListQuery(BaseModel):
+    """A page: `limit` objects by creation (newest first by default), those beyond the exclusive cursors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Limit = DEFAULT_LIMIT
+    order: Literal["asc", "desc"] = "desc"
+    after: Text | None = None
+    before: Text | None = None
+
+
+class ListMessagesQuery(ListQuery):
+    """A page of messages, of one run if `run_id` is given."""
+
+    run_id: Text | None = None
+
+
+Include = Literal["step_details.tool_calls[*].file_search.results[*].content"]
+
+
+class IncludeQuery(BaseModel):
+    """`include[]=…` (the official clients) or `include=…`, of runs and their steps.
+
+    Its only legal value asks for the contents of search results. As long as no run can search files there are none, so
+    the wish is granted by doing nothing; refusing it would lock out the .NET client, which sends it with every run.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    include: list[Include] = Field(default_factory=list, max_length=16)
+    include_brackets: list[Include] = Field(default_factory=list, max_length=16, alias="include[]")
+
+
+class ListRunStepsQuery(ListQuery, IncludeQuery):
+    """A page of run steps."""

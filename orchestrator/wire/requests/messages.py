@@ -1,0 +1,111 @@
+"""Bodies of the messages' verbs: content is a text or an array of parts."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from orchestrator.foreign import Json
+from orchestrator.wire.requests.fields import BY_TYPE, MARK, Body, Metadata, Part, Text, refusal
+from orchestrator.wire.requests.tools import AttachmentTool
+
+MAX_CONTENT = 256_000
+MAX_PARTS = 256
+MAX_ATTACHMENTS = 10
+MAX_IMAGE_URL = 10 * 1024 * 1024
+IMAGE_URLS = ("https://", "http://", "data:image/")
+
+Detail = Literal["auto", "low", "high"]
+
+
+class TextPart(Part):
+    """`{"type": "text", "text": "…"}`: a string comes in, an object goes out."""
+
+    type: Literal["text"]
+    text: Annotated[Text, Field(max_length=MAX_CONTENT)]
+
+
+class ImageUrl(Part):
+    """Where an image is to be had."""
+
+    always = frozenset({"detail"})
+
+    url: Annotated[Text, Field(max_length=MAX_IMAGE_URL)]
+    detail: Detail = "auto"
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_url(cls, value: str) -> str:
+        if not value.lower().startswith(IMAGE_URLS):
+            raise refusal("Invalid '{param}': Expected a valid URL, but got a value with an invalid format.")
+        return value
+
+
+class ImageUrlPart(Part):
+    """An image that the model fetches, or that the URL carries (`data:image/…`)."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class ImageFile(Part):
+    """Which uploaded file is the image."""
+
+    always = frozenset({"detail"})
+
+    file_id: Text
+    detail: Detail = "auto"
+
+
+class ImageFilePart(Part):
+    """An uploaded image."""
+
+    type: Literal["image_file"]
+    image_file: ImageFile
+
+
+ContentPart = Annotated[
+    Annotated[ImageFilePart, Tag(f"{MARK}image_file")]
+    | Annotated[ImageUrlPart, Tag(f"{MARK}image_url")]
+    | Annotated[TextPart, Tag(f"{MARK}text")],
+    BY_TYPE,
+]
+
+
+def _content(value: Json) -> str | None:
+    if isinstance(value, str):
+        return f"{MARK}string"
+    return f"{MARK}array" if isinstance(value, list) else None
+
+
+Content = Annotated[
+    Annotated[Annotated[Text, Field(max_length=MAX_CONTENT)], Tag(f"{MARK}string")]
+    | Annotated[Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS)], Tag(f"{MARK}array")],
+    Discriminator(
+        _content,
+        custom_error_type="wrong_type",
+        custom_error_message="expected one of a string or array of objects",
+        custom_error_context={"expected": "one of a string or array of objects"},
+    ),
+]
+
+
+class Attachment(Part):
+    """A file that tools may use in this thread."""
+
+    file_id: Text
+    tools: Annotated[list[AttachmentTool], Field(max_length=16)]
+
+
+class CreateMessage(Body):
+    """POST /threads/{thread_id}/messages; also the messages that a new thread or run brings along."""
+
+    role: Literal["user", "assistant"]
+    content: Content
+    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ModifyMessage(Body):
+    """POST /threads/{thread_id}/messages/{message_id}: metadata only."""
+
+    metadata: Metadata = Field(default_factory=dict)

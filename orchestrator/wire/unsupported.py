@@ -1,0 +1,77 @@
+"""What the contract allows and this server cannot do yet: refused with a clear text, never accepted and ignored.
+
+Every request body asks `first()` once it is otherwise valid, so a wrong body gets the contract's error and a right one
+this refusal. When a feature arrives, its function leaves `CHECKS` and nothing else changes: the bodies parse it already.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from orchestrator.foreign import Json
+
+HOSTED_TOOLS = frozenset({"code_interpreter", "file_search"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One refused use: where it stands in the body, what is refused, and the code that clients can match."""
+
+    at: tuple[str | int, ...]
+    what: str
+    code: str
+
+    @property
+    def message(self) -> str:
+        """The sentence told to the client."""
+        return f"{self.what} not supported by this server yet."
+
+
+def first(body: object) -> Refusal | None:
+    """The first use in this body of something that the server cannot do yet."""
+    return next((refusal for check in CHECKS for refusal in check(body)), None)
+
+
+def _tools(body: object) -> Iterator[Refusal]:
+    for index, tool in enumerate(getattr(body, "tools", None) or []):
+        if tool.type in HOSTED_TOOLS:
+            yield Refusal(("tools", index, "type"), f"The '{tool.type}' tool is", "unsupported_tool")
+
+
+def _tool_choice(body: object) -> Iterator[Refusal]:
+    kind = getattr(getattr(body, "tool_choice", None), "type", None)
+    if kind in HOSTED_TOOLS:
+        yield Refusal(("tool_choice", "type"), f"The '{kind}' tool is", "unsupported_tool")
+
+
+def _tool_resources(body: object) -> Iterator[Refusal]:
+    resources: Json = getattr(body, "tool_resources", None)
+    if resources is None:
+        return
+    if resources.code_interpreter is not None and resources.code_interpreter.file_ids:
+        at: tuple[str, ...] = ("tool_resources", "code_interpreter", "file_ids")
+        yield Refusal(at, "Files are", "unsupported_tool_resources")
+    for name in ("vector_store_ids", "vector_stores"):
+        if getattr(resources.file_search, name, None):
+            at = ("tool_resources", "file_search", name)
+            yield Refusal(at, "Vector stores are", "unsupported_tool_resources")
+
+
+def _attachments(body: object) -> Iterator[Refusal]:
+    if getattr(body, "attachments", None):
+        yield Refusal(("attachments",), "Attachments are", "unsupported_attachments")
+
+
+def _image_files(body: object) -> Iterator[Refusal]:
+    content: Json = getattr(body, "content", None)
+    for index, part in enumerate(content if isinstance(content, list) else []):
+        if part.type == "image_file":
+            yield Refusal(("content", index, "type"), "The 'image_file' content part is", "unsupported_content")
+
+
+CHECKS: tuple[Callable[[object], Iterator[Refusal]], ...] = (
+    _tools,
+    _tool_choice,
+    _tool_resources,
+    _attachments,
+    _image_files,
+)
