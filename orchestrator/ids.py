@@ -11,22 +11,23 @@ from typing import Literal
 from orchestrator.errors import InvalidRequest
 from orchestrator.wire.echo import echo
 
-Prefix = Literal["asst", "thread", "msg", "run", "step", "call"]
+Prefix = Literal["asst_", "thread_", "msg_", "run_", "step_", "call_", "proj_", "key_"]
 
 ALPHABET = string.ascii_letters + string.digits
 LENGTH = 24
 
 
 def new(prefix: Prefix) -> str:
-    """A fresh id: `new("asst")` gives `asst_` and 24 characters (143 bits of chance, so nobody checks for a twin)."""
-    return f"{prefix}_{''.join(secrets.choice(ALPHABET) for _ in range(LENGTH))}"
+    """A fresh id: `new("asst_")` gives `asst_` and 24 characters (143 bits of chance, so nobody checks for a twin)."""
+    return f"{prefix}{''.join(secrets.choice(ALPHABET) for _ in range(LENGTH))}"
 
 
 def complaint(param: str, prefix: Prefix, value: str) -> str | None:
     """Why `value` cannot be an id of this kind, in the original's words, or None when it may be one."""
-    if value.startswith(prefix) and value.isprintable():
+    kind = prefix.removesuffix("_")
+    if value.startswith(kind) and value.isprintable():
         return None
-    return f"Invalid '{param}': '{echo(value, 64)}'. Expected an ID that begins with '{prefix}'."
+    return f"Invalid '{param}': '{echo(value, 64)}'. Expected an ID that begins with '{kind}'."
 
 
 def check(param: str, prefix: Prefix, value: str) -> str:

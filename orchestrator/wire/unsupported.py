@@ -1,7 +1,7 @@
 """What the contract allows and this server cannot do yet: refused with a clear text, never accepted and ignored.
 
 Every request body asks `first()` once it is otherwise valid, so a wrong body gets the contract's error and a right one
-this refusal. When a feature arrives, its function leaves `CHECKS` and nothing else changes: the bodies parse it already.
+this refusal. When a feature arrives, its function leaves `CHECKS` and nothing else changes: bodies parse it already.
 """
 
 from collections.abc import Callable, Iterator

@@ -108,7 +108,7 @@ Metadata = Annotated[
 
 
 def _assistant(value: str) -> str:
-    message = ids.complaint("{param}", "asst", value)
+    message = ids.complaint("{param}", "asst_", value)
     if message is not None:
         raise refusal(message)
     return value
@@ -148,7 +148,7 @@ def _leaf_problem(item: Json) -> str | None:
     if isinstance(item, float) and not math.isfinite(item):
         return "NaN and Infinity are not JSON numbers."
     if isinstance(item, int) and not MIN_JSON_INT <= item <= MAX_JSON_INT:
-        return f"integer out of range. Expected a value that fits into 64 bits."
+        return "integer out of range. Expected a value that fits into 64 bits."
     return None
 
 
