@@ -1,0 +1,257 @@
+"""What an OpenAI-compatible server streams, turned into deltas: bytes in, `Delta`s out, no I/O.
+
+Providers differ in small ways, and every difference ends here: line ends, comments, events torn anywhere; a missing
+`[DONE]`, `finish_reason`, `usage`, tool call index or id; ids and names that are repeated; whole calls at once; halves
+of a surrogate pair in two events. Reasoning text that some providers stream has no place here and is dropped.
+
+This is the hot path: it runs once for every token. Look at bench/model_client.py before and after a change.
+"""
+
+import json
+import secrets
+import string
+from typing import Final
+
+import orjson
+
+from orchestrator.foreign import Json
+from orchestrator.model import Delta, Finished, FinishReason, RefusalDelta, TextDelta, ToolCallDelta, Usage
+from orchestrator.openai_errors import UpstreamTrouble
+from orchestrator.openai_events import EventSplitter
+
+MAX_REPLY: Final = 64 * 1024 * 1024
+MAX_CALLS: Final = 128
+_ALPHABET: Final = string.ascii_letters + string.digits
+_REASONS: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "function_call": "tool_calls",
+    "max_tokens": "length",
+}
+
+
+class Reply:
+    """One answer while it arrives. `feed` gives the deltas so far; `end` gives what is left and the `Finished`."""
+
+    def __init__(self) -> None:
+        self.started = False  # a delta went out: the request must not be repeated
+        self.done = False  # [DONE] was seen
+        self._events: EventSplitter | None = EventSplitter()
+        self._whole = bytearray()
+        self._size = 0
+        self._reason: FinishReason | None = None
+        self._usage: Usage | None = None
+        self._calls = _Calls()
+        self._text = _Cleaner()
+        self._refusal = _Cleaner()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing but, perhaps, the usage."""
+        return self.done or self._reason is not None
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        """The deltas in `chunk`, the next bytes of an event stream."""
+        self._size += len(chunk)
+        if self._size > MAX_REPLY:
+            raise UpstreamTrouble("reply_too_large")
+        if self._events is None:
+            self._whole += chunk
+            return []
+        return self._take_all(self._events.feed(chunk))
+
+    def expect_whole(self) -> None:
+        """The reply comes as one JSON document and not as an event stream; `flush` will read it."""
+        self._events = None
+
+    def flush(self) -> list[Delta]:
+        """The bytes are over: what its last, unfinished event holds, or the whole document."""
+        if self._events is not None:
+            return self._take_all(self._events.flush())
+        deltas = self._take_all([bytes(self._whole)])
+        self.done = True
+        return deltas
+
+    def finish(self, request_id: str | None) -> Finished:
+        """How the reply ended. Raises `UpstreamTrouble` when it was cut off."""
+        if not self.complete:
+            raise UpstreamTrouble("cut_off")
+        reason = self._reason or "stop"
+        if reason in (
+            "stop",
+            "tool_calls",
+        ):  # some say "stop" after tool calls (a named tool_choice does), or the reverse
+            reason = "tool_calls" if self._calls.count else "stop"
+        return Finished(reason, self._usage or Usage(), request_id)
+
+    def _take_all(self, events: list[bytes]) -> list[Delta]:
+        deltas: list[Delta] = []
+        try:
+            for data in events:
+                if data == b"[DONE]":
+                    self.done = True
+                    break
+                self._take(_parse(data), deltas)
+        except (
+            AttributeError,
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:  # not the shape that we know
+            raise UpstreamTrouble("unreadable_reply") from error
+        if deltas:
+            self.started = True
+        return deltas
+
+    def _take(self, event: Json, deltas: list[Delta]) -> None:
+        if choices := event.get("choices"):
+            choice = choices[0]
+            self._take_delta(choice.get("delta") or choice.get("message") or {}, deltas)
+            if reason := choice.get("finish_reason"):
+                if reason == "error":
+                    raise UpstreamTrouble.from_event(event.get("error"))
+                self._reason = _REASONS.get(reason, "stop")
+        if usage := event.get("usage"):
+            self._usage = _usage(usage)
+        if error := event.get("error"):
+            raise UpstreamTrouble.from_event(error)
+        if not choices and event.get("object") == "error":
+            raise UpstreamTrouble.from_event(event)
+
+    def _take_delta(self, delta: Json, deltas: list[Delta]) -> None:
+        if (content := delta.get("content")) and (text := self._text.clean(content)):
+            deltas.append(TextDelta(text))
+        if (refusal := delta.get("refusal")) and (text := self._refusal.clean(refusal)):
+            deltas.append(RefusalDelta(text))
+        if calls := delta.get("tool_calls"):
+            for call in calls:
+                self._calls.take(call, deltas)
+
+
+class _Cleaner:
+    """Takes U+0000 out of one text and mends torn surrogate pairs; half a pair that stays alone is dropped."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def clean(self, content: Json) -> str:
+        text: str = content if type(content) is str else _joined(content)
+        if self._half or "\x00" in text or not _encodable(text):
+            text = self._mend(text.replace("\x00", ""))
+        return text
+
+    def _mend(self, text: str) -> str:
+        text = self._half + text
+        self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        if self._half:
+            text = text[:-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+
+
+class _Call:
+    """A tool call under way. It has no index of ours until its name is known."""
+
+    __slots__ = ("cleaner", "held", "id", "index")
+
+    def __init__(self, id_: str) -> None:
+        self.id = id_
+        self.index: int | None = None
+        self.held = ""
+        self.cleaner = _Cleaner()
+
+
+class _Calls:
+    """Gives every call one contiguous index, one id and one name, however the provider tells its fragments apart."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._open: dict[Json, _Call] = {}
+        self._last: _Call | None = None
+
+    def take(self, fragment: Json, deltas: list[Delta]) -> None:
+        function = fragment.get("function") or {}
+        name: str = function.get("name") or ""
+        call = self._last = self._belongs_to(fragment.get("index"), str(fragment.get("id") or ""), name)
+        arguments = function.get("arguments") or ""
+        if type(arguments) is not str:
+            arguments = orjson.dumps(arguments).decode()
+        arguments = call.cleaner.clean(arguments)
+        if call.index is not None:
+            if arguments:
+                deltas.append(ToolCallDelta(call.index, None, None, arguments))
+        elif name:
+            call.index = self.count
+            self.count += 1
+            deltas.append(ToolCallDelta(call.index, _plain(call.id) or _new_id(), _plain(name), call.held + arguments))
+        else:
+            call.held += arguments
+
+    def _belongs_to(self, index: Json, id_: str, name: str) -> _Call:
+        """The call that a fragment continues, or a new one.
+
+        A known index continues its call, unless another id comes with a name: some providers number all calls 0.
+        Without an index, another id, or a name without the last call's id, opens a new one.
+        """
+        known = self._last if index is None else self._open.get(index)
+        if known is not None and not self._is_another(known, index, id_, name):
+            known.id = known.id or id_
+            return known
+        call = _Call(id_)
+        if self.count >= MAX_CALLS or len(self._open) >= MAX_CALLS:
+            raise UpstreamTrouble("too_many_tool_calls")
+        if index is not None:
+            self._open[index] = call
+        return call
+
+    @staticmethod
+    def _is_another(known: _Call, index: Json, id_: str, name: str) -> bool:
+        if id_ and known.id and id_ != known.id:
+            return bool(name) or index is None
+        return index is None and bool(name) and known.index is not None and not (id_ and id_ == known.id)
+
+
+def _parse(data: bytes) -> Json:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:  # half a surrogate pair and bytes that are no UTF-8 are refused there, mended here
+        return json.loads(data.decode("utf-8", "replace"))
+
+
+def _usage(usage: Json) -> Usage:
+    prompt = usage.get("prompt_tokens_details") or {}
+    completion = usage.get("completion_tokens_details") or {}
+    return Usage(
+        int(usage.get("prompt_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
+        int(prompt.get("cached_tokens") or 0),
+        int(completion.get("reasoning_tokens") or 0),
+    )
+
+
+def _joined(parts: Json) -> str:
+    return "".join(part["text"] for part in parts if part.get("type") == "text")
+
+
+def _encodable(text: str) -> bool:
+    """Whether there is no surrogate in it; ASCII, the usual case, is known without looking."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _plain(text: str) -> str:
+    return _Cleaner().clean(text)
+
+
+def _new_id() -> str:
+    return "call_" + "".join(secrets.choice(_ALPHABET) for _ in range(24))
