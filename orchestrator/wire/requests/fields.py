@@ -9,7 +9,7 @@ import math
 from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from orchestrator import ids
 from orchestrator.foreign import Json
@@ -21,12 +21,25 @@ MIN_JSON_INT = -(2**63)
 MAX_JSON_DEPTH = 64
 MARK = "\0"
 """Begins the tags of our unions. No key of a valid body can contain it, so error paths can tell a tag from a key."""
+TEXT = f"{MARK}=text"
+"""The tag of a union's string form. Tags of objects are their types (`|` between several); `=` says that it is none."""
+MAX_KEYS = 64
 
 
 class Strict(BaseModel):
     """Refuses unknown keys and never converts a type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, serialize_by_alias=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_floods(cls, value: Json) -> Json:
+        """One error for very many unknown keys: pydantic would make one of each, a gigabyte for the largest body."""
+        if isinstance(value, dict) and len(value) > MAX_KEYS:
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            stranger = next(key for key in value if key not in known)
+            raise refusal("Unknown parameter: '{param}'.", code="unknown_parameter", at=(stranger,))
+        return value
 
 
 class Part(Strict):
@@ -95,14 +108,22 @@ _Key = Annotated[str, Field(max_length=64), AfterValidator(_storable)]
 _Value = Annotated[str, Field(max_length=512), AfterValidator(_storable)]
 
 
-def _nothing_is_empty(value: Json) -> Json:
+MAX_PAIRS = 16
+
+
+def _pairs(value: Json) -> Json:
+    """Null is `{}`; the count comes before the pairs, or a flood of wrong pairs would make a flood of errors."""
+    if isinstance(value, dict) and len(value) > MAX_PAIRS:
+        raise PydanticKnownError(
+            "too_long", {"field_type": "Dictionary", "max_length": MAX_PAIRS, "actual_length": len(value)}
+        )
     return {} if value is None else value
 
 
 Metadata = Annotated[
     dict[_Key, _Value],
-    Field(max_length=16),
-    BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[_Key, _Value] | None),
+    Field(max_length=MAX_PAIRS),
+    BeforeValidator(_pairs, json_schema_input_type=dict[_Key, _Value] | None),
 ]
 """At most 16 pairs of texts; null is read as `{}`."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import MARK, JsonObject, Part, Text, variant
+from orchestrator.wire.requests.fields import MARK, TEXT, JsonObject, Part, Text, variant
 from orchestrator.wire.requests.tools import FUNCTION_NAME
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -40,11 +40,11 @@ class JsonSchemaFormat(Part):
 
 
 def _format(value: Json) -> str | None:
-    return f"{MARK}mode" if isinstance(value, str) else variant(value)
+    return TEXT if isinstance(value, str) else variant(value)
 
 
 ResponseFormat = Annotated[
-    Annotated[Literal["auto"], Tag(f"{MARK}mode")]
+    Annotated[Literal["auto"], Tag(TEXT)]
     | Annotated[TextFormat, Tag(f"{MARK}text")]
     | Annotated[JsonObjectFormat, Tag(f"{MARK}json_object")]
     | Annotated[JsonSchemaFormat, Tag(f"{MARK}json_schema")],

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from orchestrator.foreign import Json
 from orchestrator.wire.requests.fields import Text
@@ -51,8 +51,10 @@ class IncludeQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    include: list[Include] = Field(default_factory=list, max_length=16)
-    include_brackets: list[Include] = Field(default_factory=list, max_length=16, alias="include[]")
+    include: Annotated[list[Include], FailFast()] = Field(default_factory=list, max_length=16)
+    include_brackets: Annotated[list[Include], FailFast()] = Field(
+        default_factory=list, max_length=16, alias="include[]"
+    )
 
 
 class ListRunStepsQuery(ListQuery, IncludeQuery):

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, FailFast, Field, Tag, field_validator
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import BY_TYPE, MARK, Body, Metadata, Part, Text, refusal
+from orchestrator.wire.requests.fields import BY_TYPE, MARK, TEXT, Body, Metadata, Part, Text, refusal
 from orchestrator.wire.requests.tools import AttachmentTool
 
 MAX_CONTENT = 256_000
@@ -73,13 +73,15 @@ ContentPart = Annotated[
 
 def _content(value: Json) -> str | None:
     if isinstance(value, str):
-        return f"{MARK}string"
-    return f"{MARK}array" if isinstance(value, list) else None
+        return TEXT
+    return f"{MARK}=array" if isinstance(value, list) else None
 
 
 Content = Annotated[
-    Annotated[Annotated[Text, Field(max_length=MAX_CONTENT)], Tag(f"{MARK}string")]
-    | Annotated[Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS)], Tag(f"{MARK}array")],
+    Annotated[Annotated[Text, Field(max_length=MAX_CONTENT)], Tag(TEXT)]
+    | Annotated[
+        Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS), FailFast()], Tag(f"{MARK}=array")
+    ],
     Discriminator(
         _content,
         custom_error_type="wrong_type",
@@ -93,7 +95,7 @@ class Attachment(Part):
     """A file that tools may use in this thread."""
 
     file_id: Text
-    tools: Annotated[list[AttachmentTool], Field(max_length=16)]
+    tools: Annotated[list[AttachmentTool], Field(max_length=16), FailFast()]
 
 
 class CreateMessage(Body):
@@ -101,7 +103,7 @@ class CreateMessage(Body):
 
     role: Literal["user", "assistant"]
     content: Content
-    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] | None = None
+    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS), FailFast()] | None = None
     metadata: Metadata = Field(default_factory=dict)
 
 

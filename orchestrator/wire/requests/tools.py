@@ -6,13 +6,14 @@ dumped value, see `Part`. What a client reads must be accepted when it sends it 
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, FailFast, Field, Tag, field_validator, model_validator
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import BY_TYPE, MARK, JsonObject, Metadata, Part, Text, refusal, variant
+from orchestrator.wire.requests.fields import BY_TYPE, MARK, TEXT, JsonObject, Metadata, Part, Text, refusal, variant
 
 FUNCTION_NAME = "^[a-zA-Z0-9_-]+$"
 MAX_TOOLS = 128
+HOSTED = f"{MARK}code_interpreter|file_search"
 
 
 def no_parameters() -> dict[str, Json]:
@@ -106,7 +107,7 @@ AttachmentTool = Annotated[
     | Annotated[FileSearchKind, Tag(f"{MARK}file_search")],
     BY_TYPE,
 ]
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), FailFast()]
 
 
 class FunctionName(Part):
@@ -130,15 +131,15 @@ class HostedChoice(Part):
 
 def _choice(value: Json) -> str | None:
     if isinstance(value, str):
-        return f"{MARK}mode"
+        return TEXT
     kind = variant(value)
-    return f"{MARK}hosted" if kind in {f"{MARK}code_interpreter", f"{MARK}file_search"} else kind
+    return HOSTED if kind in {f"{MARK}code_interpreter", f"{MARK}file_search"} else kind
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag(f"{MARK}mode")]
+    Annotated[Literal["none", "auto", "required"], Tag(TEXT)]
     | Annotated[FunctionChoice, Tag(f"{MARK}function")]
-    | Annotated[HostedChoice, Tag(f"{MARK}hosted")],
+    | Annotated[HostedChoice, Tag(HOSTED)],
     Discriminator(_choice),
 ]
 
@@ -148,13 +149,13 @@ class CodeInterpreterResources(Part):
 
     always = frozenset({"file_ids"})
 
-    file_ids: Annotated[list[Text], Field(max_length=20)] = Field(default_factory=list)
+    file_ids: Annotated[list[Text], Field(max_length=20), FailFast()] = Field(default_factory=list)
 
 
 class FileSearchOverride(Part):
     """The vector store to search, where none can be created on the way."""
 
-    vector_store_ids: Annotated[list[Text], Field(max_length=1)] | None = None
+    vector_store_ids: Annotated[list[Text], Field(max_length=1), FailFast()] | None = None
 
 
 class StaticChunking(Part):
@@ -196,7 +197,7 @@ ChunkingStrategy = Annotated[
 class NewVectorStore(Part):
     """A vector store to be created on the way."""
 
-    file_ids: Annotated[list[Text], Field(max_length=10_000)] = Field(default_factory=list)
+    file_ids: Annotated[list[Text], Field(max_length=10_000), FailFast()] = Field(default_factory=list)
     chunking_strategy: ChunkingStrategy | None = None
     metadata: Metadata = Field(default_factory=dict)
 
@@ -204,7 +205,7 @@ class NewVectorStore(Part):
 class FileSearchResources(FileSearchOverride):
     """The vector store to search, existing or to be created."""
 
-    vector_stores: Annotated[list[NewVectorStore], Field(max_length=1)] | None = None
+    vector_stores: Annotated[list[NewVectorStore], Field(max_length=1), FailFast()] | None = None
 
     @model_validator(mode="after")
     def _one_way_only(self) -> "FileSearchResources":
