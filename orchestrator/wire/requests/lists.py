@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orchestrator.foreign import Json
 from orchestrator.wire.requests.fields import Text
@@ -51,10 +51,8 @@ class IncludeQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    include: Annotated[list[Include], FailFast()] = Field(default_factory=list, max_length=16)
-    include_brackets: Annotated[list[Include], FailFast()] = Field(
-        default_factory=list, max_length=16, alias="include[]"
-    )
+    include: list[Include] = Field(default_factory=list, max_length=16, fail_fast=True)
+    include_brackets: list[Include] = Field(default_factory=list, max_length=16, fail_fast=True, alias="include[]")
 
 
 class ListRunStepsQuery(ListQuery, IncludeQuery):

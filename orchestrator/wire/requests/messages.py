@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, FailFast, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from orchestrator.foreign import Json
 from orchestrator.wire.requests.fields import BY_TYPE, MARK, TEXT, Body, Metadata, Part, Text, refusal
@@ -80,7 +80,7 @@ def _content(value: Json) -> str | None:
 Content = Annotated[
     Annotated[Annotated[Text, Field(max_length=MAX_CONTENT)], Tag(TEXT)]
     | Annotated[
-        Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS), FailFast()], Tag(f"{MARK}=array")
+        Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)], Tag(f"{MARK}=array")
     ],
     Discriminator(
         _content,
@@ -95,7 +95,7 @@ class Attachment(Part):
     """A file that tools may use in this thread."""
 
     file_id: Text
-    tools: Annotated[list[AttachmentTool], Field(max_length=16), FailFast()]
+    tools: Annotated[list[AttachmentTool], Field(max_length=16, fail_fast=True)]
 
 
 class CreateMessage(Body):
@@ -103,7 +103,7 @@ class CreateMessage(Body):
 
     role: Literal["user", "assistant"]
     content: Content
-    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS), FailFast()] | None = None
+    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS, fail_fast=True)] | None = None
     metadata: Metadata = Field(default_factory=dict)
 
 

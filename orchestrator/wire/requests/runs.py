@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import FailFast, Field, model_validator
+from pydantic import Field, model_validator
 
 from orchestrator.wire.requests.fields import (
     MAX_INT,
@@ -91,7 +91,7 @@ class ToolOutput(Part):
 class SubmitToolOutputs(Body):
     """POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs: all outputs that the run waits for, at once."""
 
-    tool_outputs: Annotated[list[ToolOutput], Field(max_length=128), FailFast()]
+    tool_outputs: Annotated[list[ToolOutput], Field(max_length=128, fail_fast=True)]
     stream: bool | None = None
 
     @model_validator(mode="after")

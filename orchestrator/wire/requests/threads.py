@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from orchestrator.wire.requests.fields import Body, Metadata
 from orchestrator.wire.requests.messages import CreateMessage
@@ -11,7 +11,7 @@ from orchestrator.wire.requests.tools import ToolResources, ToolResourcesOverrid
 MAX_INITIAL_MESSAGES = 32
 """Messages that one request can bring along, for a new thread and for a new run alike."""
 
-InitialMessages = Annotated[list[CreateMessage], Field(max_length=MAX_INITIAL_MESSAGES), FailFast()]
+InitialMessages = Annotated[list[CreateMessage], Field(max_length=MAX_INITIAL_MESSAGES, fail_fast=True)]
 
 
 class CreateThread(Body):

@@ -6,7 +6,7 @@ dumped value, see `Part`. What a client reads must be accepted when it sends it 
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, FailFast, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from orchestrator.foreign import Json
 from orchestrator.wire.requests.fields import BY_TYPE, MARK, TEXT, JsonObject, Metadata, Part, Text, refusal, variant
@@ -107,7 +107,7 @@ AttachmentTool = Annotated[
     | Annotated[FileSearchKind, Tag(f"{MARK}file_search")],
     BY_TYPE,
 ]
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), FailFast()]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
 class FunctionName(Part):
@@ -149,13 +149,13 @@ class CodeInterpreterResources(Part):
 
     always = frozenset({"file_ids"})
 
-    file_ids: Annotated[list[Text], Field(max_length=20), FailFast()] = Field(default_factory=list)
+    file_ids: Annotated[list[Text], Field(max_length=20, fail_fast=True)] = Field(default_factory=list)
 
 
 class FileSearchOverride(Part):
     """The vector store to search, where none can be created on the way."""
 
-    vector_store_ids: Annotated[list[Text], Field(max_length=1), FailFast()] | None = None
+    vector_store_ids: Annotated[list[Text], Field(max_length=1, fail_fast=True)] | None = None
 
 
 class StaticChunking(Part):
@@ -197,7 +197,7 @@ ChunkingStrategy = Annotated[
 class NewVectorStore(Part):
     """A vector store to be created on the way."""
 
-    file_ids: Annotated[list[Text], Field(max_length=10_000), FailFast()] = Field(default_factory=list)
+    file_ids: Annotated[list[Text], Field(max_length=10_000, fail_fast=True)] = Field(default_factory=list)
     chunking_strategy: ChunkingStrategy | None = None
     metadata: Metadata = Field(default_factory=dict)
 
@@ -205,7 +205,7 @@ class NewVectorStore(Part):
 class FileSearchResources(FileSearchOverride):
     """The vector store to search, existing or to be created."""
 
-    vector_stores: Annotated[list[NewVectorStore], Field(max_length=1), FailFast()] | None = None
+    vector_stores: Annotated[list[NewVectorStore], Field(max_length=1, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _one_way_only(self) -> "FileSearchResources":
