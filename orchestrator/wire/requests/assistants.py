@@ -6,14 +6,23 @@ from pydantic import Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import Body, Instructions, Metadata, ModelName, Temperature, Text, TopP, refusal
+from orchestrator.wire.requests.fields import (
+    STORABLE,
+    Body,
+    Instructions,
+    Metadata,
+    ModelName,
+    Temperature,
+    TopP,
+    refusal,
+)
 from orchestrator.wire.requests.formats import ReasoningEffort, ResponseFormat
 from orchestrator.wire.requests.tools import ToolResources, ToolResourcesOverride, Tools
 
 
 class _Assistant(Body):
-    name: Annotated[Text, Field(max_length=256)] | None = None
-    description: Annotated[Text, Field(max_length=512)] | None = None
+    name: Annotated[str, Field(max_length=256), STORABLE] | None = None
+    description: Annotated[str, Field(max_length=512), STORABLE] | None = None
     instructions: Instructions | None = None
     reasoning_effort: ReasoningEffort | None = None
     tools: Tools = Field(default_factory=list)

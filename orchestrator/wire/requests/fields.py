@@ -97,15 +97,17 @@ def text_problem(value: str) -> str | None:
     return None
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
-Instructions = Annotated[str, Field(max_length=256_000), AfterValidator(_storable)]
+STORABLE = AfterValidator(_storable)
+"""Behind the bounds of a text; `Text` is one without bounds."""
+Text = Annotated[str, STORABLE]
+ModelName = Annotated[str, Field(min_length=1, max_length=256), STORABLE]
+Instructions = Annotated[str, Field(max_length=256_000), STORABLE]
 Tokens = Annotated[int, Field(ge=256, le=MAX_INT)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 TopP = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
-_Key = Annotated[str, Field(max_length=64), AfterValidator(_storable)]
-_Value = Annotated[str, Field(max_length=512), AfterValidator(_storable)]
+_Key = Annotated[str, Field(max_length=64), STORABLE]
+_Value = Annotated[str, Field(max_length=512), STORABLE]
 
 
 MAX_PAIRS = 16

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import MARK, TEXT, JsonObject, Part, Text, variant
+from orchestrator.wire.requests.fields import MARK, STORABLE, TEXT, JsonObject, Part, variant
 from orchestrator.wire.requests.tools import FUNCTION_NAME
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -27,7 +27,7 @@ class JsonSchema(Part):
     """A named schema for the answer."""
 
     name: Annotated[str, Field(pattern=FUNCTION_NAME, max_length=64)]
-    description: Annotated[Text, Field(max_length=256_000)] | None = None
+    description: Annotated[str, Field(max_length=256_000), STORABLE] | None = None
     schema_: JsonObject | None = Field(default=None, alias="schema")
     strict: bool | None = None
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import BY_TYPE, MARK, TEXT, Body, Metadata, Part, Text, refusal
+from orchestrator.wire.requests.fields import BY_TYPE, MARK, STORABLE, TEXT, Body, Metadata, Part, Text, refusal
 from orchestrator.wire.requests.tools import AttachmentTool
 
 MAX_CONTENT = 256_000
@@ -21,7 +21,7 @@ class TextPart(Part):
     """`{"type": "text", "text": "…"}`: a string comes in, an object goes out."""
 
     type: Literal["text"]
-    text: Annotated[Text, Field(max_length=MAX_CONTENT)]
+    text: Annotated[str, Field(max_length=MAX_CONTENT), STORABLE]
 
 
 class ImageUrl(Part):
@@ -29,7 +29,7 @@ class ImageUrl(Part):
 
     always = frozenset({"detail"})
 
-    url: Annotated[Text, Field(max_length=MAX_IMAGE_URL)]
+    url: Annotated[str, Field(max_length=MAX_IMAGE_URL), STORABLE]
     detail: Detail = "auto"
 
     @field_validator("url")
@@ -78,7 +78,7 @@ def _content(value: Json) -> str | None:
 
 
 Content = Annotated[
-    Annotated[Annotated[Text, Field(max_length=MAX_CONTENT)], Tag(TEXT)]
+    Annotated[Annotated[str, Field(max_length=MAX_CONTENT), STORABLE], Tag(TEXT)]
     | Annotated[
         Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)], Tag(f"{MARK}=array")
     ],

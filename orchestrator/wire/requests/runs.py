@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.wire.requests.fields import (
     MAX_INT,
+    STORABLE,
     AssistantId,
     Body,
     Instructions,
@@ -13,7 +14,6 @@ from orchestrator.wire.requests.fields import (
     ModelName,
     Part,
     Temperature,
-    Text,
     Tokens,
     TopP,
     refusal,
@@ -84,8 +84,8 @@ class ModifyRun(Body):
 class ToolOutput(Part):
     """The client's answer to one tool call; no output counts as an empty one."""
 
-    tool_call_id: Annotated[Text, Field(max_length=256)]
-    output: Annotated[Text, Field(max_length=MAX_TOOL_OUTPUTS)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256), STORABLE]
+    output: Annotated[str, Field(max_length=MAX_TOOL_OUTPUTS), STORABLE] | None = None
 
 
 class SubmitToolOutputs(Body):

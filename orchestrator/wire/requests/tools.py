@@ -9,7 +9,18 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import BY_TYPE, MARK, TEXT, JsonObject, Metadata, Part, Text, refusal, variant
+from orchestrator.wire.requests.fields import (
+    BY_TYPE,
+    MARK,
+    STORABLE,
+    TEXT,
+    JsonObject,
+    Metadata,
+    Part,
+    Text,
+    refusal,
+    variant,
+)
 
 FUNCTION_NAME = "^[a-zA-Z0-9_-]+$"
 MAX_TOOLS = 128
@@ -27,7 +38,7 @@ class FunctionDefinition(Part):
     always = frozenset({"parameters", "strict"})
 
     name: Annotated[str, Field(pattern=FUNCTION_NAME, max_length=64)]
-    description: Annotated[Text, Field(max_length=256_000)] | None = None
+    description: Annotated[str, Field(max_length=256_000), STORABLE] | None = None
     parameters: JsonObject = Field(default_factory=no_parameters)
     strict: bool | None = False
 
