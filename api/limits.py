@@ -63,7 +63,8 @@ class JsonBodies:
         """Rewrite the content type; what is then no JSON gets the error for malformed JSON."""
         if scope["type"] == "http" and not _header(scope, TYPE).lower().startswith(b"multipart/"):
             kept = [(name, value) for name, value in scope["headers"] if name != TYPE]
-            scope = {**scope, "headers": [*kept, (TYPE, b"application/json")]}
+            # In place: a copy would hide from RequestContext which route the router finds.
+            scope["headers"] = [*kept, (TYPE, b"application/json")]
         await self.app(scope, receive, send)
 
 
