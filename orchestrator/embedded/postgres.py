@@ -147,7 +147,7 @@ class Postgres:
             raise EmbeddedError(f"Postgres could not create its data in {self.data_dir}: {said}")
 
     def _clear_stale_pid(self) -> None:
-        """Postgres refuses to start when a dead server's process id belongs to another program by now: remove its file."""
+        """Postgres refuses to start when a dead server's process id belongs to another program by now."""
         try:
             pid = int((self.cluster / "postmaster.pid").read_text().split("\n")[0])
             program = Path(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()).name

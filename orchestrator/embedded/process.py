@@ -3,6 +3,7 @@
 Start processes from a thread that lives as long as they shall (see launch.py): the main thread.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ POLL = 0.02
 
 
 class EmbeddedError(AssistantdError):
-    """A part of the embedded stack does not work. The text tells the person at the terminal what is wrong and what to do."""
+    """A part of the embedded stack does not work. The text says what is wrong and what to do."""
 
 
 class StartError(EmbeddedError):
@@ -128,7 +129,7 @@ class Process:
         """Whether it serves by now. Raises StartError when it has ended."""
         code = self.exit_code()
         if code is not None:
-            raise self.failure(f"ended {_how(code)}")
+            raise self.failure(self.how_ended())
         return self.probe()
 
     def wait_ready(self, timeout: float) -> None:
@@ -139,13 +140,14 @@ class Process:
                 raise self.failure(f"was not ready within {timeout:.0f} seconds")
             time.sleep(POLL)
 
+    def ask_to_end(self) -> None:
+        """Send the signal on which it ends in order; harmless when it is gone."""
+        if self._child and self._child.poll() is None:
+            self._child.send_signal(self.stop_signal)
+
     def stop(self, timeout: float = 10.0) -> int:
         """Ask it to end; after `timeout` end it and its process group by force. Returns how it ended."""
-        child = self._child
-        if child is None:
-            return 0
-        if child.poll() is None:
-            child.send_signal(self.stop_signal)
+        self.ask_to_end()
         return self.wait_end(timeout)
 
     def wait_end(self, timeout: float) -> int:
@@ -161,16 +163,22 @@ class Process:
 
     def kill(self) -> None:
         """End it and its process group by force; harmless when it is gone."""
-        if self._child is None or self._child.poll() is not None:
-            return
-        try:
-            os.killpg(self._child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            self._child.kill()
+        if self._child and self._child.poll() is None:
+            self.kill_group()
+
+    def kill_group(self) -> None:
+        """End by force what it left behind in its process group."""
+        if self._child:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
 
     def tail(self, lines: int = 15) -> str:
         """What it wrote last, since it was started."""
         return tail_of(self.log, lines, self._log_start)
+
+    def how_ended(self) -> str:
+        """The rest of the sentence that its name begins."""
+        return f"ended {_how(self.exit_code() or 0)}"
 
     def failure(self, why: str) -> StartError:
         """The error that says why it did not come up, with its last lines."""

@@ -1,0 +1,60 @@
+"""The command line: `./assistantd <command>`, or `assistantd` where the package is installed.
+
+One module per command. Anything slow to import is imported inside the command that needs it, since `env` and `--help`
+are typed often and waited for.
+"""
+
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from orchestrator.cli import demo, doctor, env, model, processes, testing, up
+from orchestrator.cli.console import CommandError, command_name, show_error
+from orchestrator.errors import AssistantdError
+
+app = typer.Typer(
+    name="assistantd",
+    help="The Assistants API as a service that anyone can host.\n\nNew here? [bold]up[/] starts everything, "
+    "[bold]demo[/] holds a conversation, [bold]doctor[/] tells what is wrong.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EVERY_DAY = "Every day"
+SINGLE = "Single processes, as a deployment runs them (configured by environment variables)"
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app.command("up", rich_help_panel=EVERY_DAY)(up.up)
+app.command("env", rich_help_panel=EVERY_DAY)(env.env)
+app.command("demo", rich_help_panel=EVERY_DAY)(demo.demo)
+app.command("doctor", rich_help_panel=EVERY_DAY)(doctor.doctor)
+app.add_typer(model.app, name="model", rich_help_panel=EVERY_DAY)
+app.command("test", rich_help_panel=EVERY_DAY, context_settings=PASS_ON)(testing.test)
+app.command("api", rich_help_panel=SINGLE)(processes.api)
+app.command("worker", rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.worker)
+app.command("beat", rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.beat)
+app.command("migrate", rich_help_panel=SINGLE)(processes.migrate)
+
+
+def main() -> None:
+    """Run the command. What can go wrong is told in one sentence; a traceback means a defect of ours."""
+    try:
+        app(prog_name=command_name())
+    except ValidationError as error:
+        show_error(_missing(error))
+        sys.exit(2)
+    except CommandError as error:
+        show_error(str(error), error.detail)
+        sys.exit(1)
+    except AssistantdError as error:
+        show_error(str(error), getattr(error, "tail", ""))
+        sys.exit(1)
+
+
+def _missing(error: ValidationError) -> str:
+    wrong = ", ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors())
+    return f"Settings are missing or wrong ({wrong}). Set them as environment variables."

@@ -1,0 +1,115 @@
+"""`assistantd doctor`: looks at every part and says what to do about each that does not work."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import typer
+from rich.status import Status
+from rich.text import Text
+
+from orchestrator.cli.console import DataOption, err, hint, out
+from orchestrator.embedded.home import Home
+
+Verdict = Literal["ok", "failed", "skipped"]
+MARKS: dict[Verdict, tuple[str, str]] = {
+    "ok": ("✓", "bold green"),
+    "failed": ("✗", "bold red"),
+    "skipped": ("–", "dim"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; `advice` says what to do when it failed."""
+
+    verdict: Verdict
+    text: str
+    advice: str = ""
+
+
+def ok(text: str) -> Finding:
+    """The part works."""
+    return Finding("ok", text)
+
+
+def failed(text: str, advice: str) -> Finding:
+    """The part does not work; this is what to do."""
+    return Finding("failed", text, advice)
+
+
+def skipped(text: str) -> Finding:
+    """There is nothing to check."""
+    return Finding("skipped", text)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Where the parts are: those of the running stack, or those that the environment names."""
+
+    home: Home
+    start: str
+    api_url: str
+    database_url: str
+    redis_url: str
+    upstream_url: str
+    upstream_key: str
+
+
+Check = Callable[[Patient], Finding]
+
+
+def doctor(data: DataOption = None) -> None:
+    """Check every part and say what to do about each failure. Exit code 1 if anything failed."""
+    from orchestrator.cli import doctor_machine, doctor_services
+
+    home = Home(data)
+    state = home.running()
+    environment = os.environ.get
+    patient = Patient(
+        home,
+        hint("up", data),
+        api_url=state.base_url if state else "",
+        database_url=environment("DATABASE_URL") or (state.database_url if state else ""),
+        redis_url=environment("REDIS_URL") or (state.redis_url if state else ""),
+        upstream_url=environment("UPSTREAM_BASE_URL") or (state.upstream_base_url if state else ""),
+        upstream_key=environment("UPSTREAM_API_KEY") or "none",
+    )
+    bad = sum(
+        finding.verdict == "failed" for finding in _examine(patient, doctor_machine.CHECKS | doctor_services.CHECKS)
+    )
+    out.print()
+    if bad:
+        out.print(Text(f"{bad} problem{'s' if bad > 1 else ''} found.", "bold red"))
+        raise typer.Exit(1)
+    out.print(
+        Text(
+            "No problems found." if state else f"No problems found. Nothing runs yet; start with: {patient.start}",
+            "bold green",
+        )
+    )
+
+
+def _examine(patient: Patient, checks: dict[str, Check]) -> Iterator[Finding]:
+    for name, check in checks.items():
+        with Status(f"[dim]checking {name}[/]", console=err):
+            finding = _safely(check, patient)
+        mark, style = MARKS[finding.verdict]
+        out.print(
+            Text.assemble(
+                (f"{mark} ", style), f"{name:<11}", (finding.text, "dim" if finding.verdict == "skipped" else "")
+            )
+        )
+        if finding.advice:
+            out.print(Text.assemble(" " * 13, ("→ ", "yellow"), (finding.advice, "yellow")))
+        yield finding
+
+
+def _safely(check: Check, patient: Patient) -> Finding:
+    """A check that breaks is a finding too: the rest must still be looked at."""
+    try:
+        return check(patient)
+    except (Exception, asyncio.CancelledError) as error:  # a doctor who faints helps nobody
+        return failed(f"{type(error).__name__}: {error}", "This check itself broke. Please report it with this line.")

@@ -1,0 +1,153 @@
+"""Doctor's checks of the services: database, broker, API, worker and model, wherever they run."""
+
+import asyncio
+import time
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg  # type: ignore[import-untyped]
+
+from orchestrator.cli.doctor import Check, Finding, Patient, failed, ok, skipped
+from orchestrator.embedded.pgvector import probe_pgvector
+from orchestrator.embedded.process import EmbeddedError
+
+TIMEOUT = 5.0
+MODEL_TIMEOUT = 60.0
+NOT_RUNNING = "no stack is running here"
+
+
+class Schema(NamedTuple):
+    """The database's version, and its schema's."""
+
+    server: str
+    revision: str | None
+    head: str | None
+
+
+def database(patient: Patient) -> Finding:
+    """Whether the database lets us in, has pgvector, and is migrated."""
+    if not patient.database_url:
+        return skipped(NOT_RUNNING)
+    try:
+        vector = asyncio.run(probe_pgvector(patient.database_url))
+        schema = asyncio.run(_schema(patient.database_url))
+    except (EmbeddedError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return failed(str(error), "Look at logs/postgres.log in the data folder, or check DATABASE_URL.")
+    found = f"Postgres {schema.server}, pgvector {vector}, schema {schema.revision or 'missing'}"
+    if schema.revision != schema.head:
+        return failed(
+            f"{found}, expected {schema.head}", "Run the migrations: assistantd migrate (up does it by itself)."
+        )
+    return ok(found)
+
+
+def broker(patient: Patient) -> Finding:
+    """Whether the broker answers, and keeps what it is given."""
+    if not patient.redis_url:
+        return skipped(NOT_RUNNING)
+    from redis import Redis, RedisError
+
+    try:
+        with Redis.from_url(patient.redis_url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT) as redis:
+            server = redis.info("server")
+            policy = redis.info("memory").get("maxmemory_policy", "noeviction")
+    except (RedisError, OSError) as error:
+        return failed(f"no answer ({error})", "Look at logs/valkey.log in the data folder, or check REDIS_URL.")
+    name = "Valkey" if server.get("server_name") == "valkey" else "Redis"
+    found = f"{name} {server.get('valkey_version') or server.get('redis_version')}"
+    if policy != "noeviction":
+        return failed(
+            f"{found} throws data away ({policy})", "Set maxmemory-policy to noeviction: the queue lives there."
+        )
+    return ok(found)
+
+
+def api(patient: Patient) -> Finding:
+    """Whether the API is ready."""
+    if not patient.api_url:
+        return skipped(NOT_RUNNING)
+    import http.client
+
+    target = urlsplit(patient.api_url)
+    connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read(500).decode(errors="replace")
+    except OSError as error:
+        return failed(f"no answer at {patient.api_url} ({error})", "Look at logs/api.log in the data folder.")
+    finally:
+        connection.close()
+    if response.status != HTTPStatus.OK:
+        return failed(f"not ready: {body}", "Look at logs/api.log in the data folder.")
+    return ok(f"ready at {patient.api_url}")
+
+
+def worker(patient: Patient) -> Finding:
+    """Whether a Celery worker answers."""
+    if not patient.redis_url:
+        return skipped(NOT_RUNNING)
+    from orchestrator.embedded.stack import ping_workers
+
+    names = ping_workers(patient.redis_url)
+    if not names:
+        return failed(
+            "none answers", "Start one: assistantd worker. If one runs, look at logs/worker.log in the data folder."
+        )
+    return ok(", ".join(names))
+
+
+def model(patient: Patient) -> Finding:
+    """Whether the model server generates a token."""
+    if not patient.upstream_url:
+        if patient.api_url:
+            return failed("none", "Set UPSTREAM_BASE_URL to a model server, or start without --no-model.")
+        return skipped(NOT_RUNNING)
+    import openai
+
+    client = openai.OpenAI(
+        base_url=patient.upstream_url, api_key=patient.upstream_key, timeout=MODEL_TIMEOUT, max_retries=0
+    )
+    begin = time.monotonic()
+    try:
+        name = next(iter(client.models.list())).id
+        client.chat.completions.create(model=name, messages=[{"role": "user", "content": "Say yes."}], max_tokens=1)
+    except StopIteration:
+        return failed(f"{patient.upstream_url} offers no model", "Load one there.")
+    except openai.AuthenticationError:
+        return failed(f"{patient.upstream_url} does not accept the key", "Set UPSTREAM_API_KEY.")
+    except openai.OpenAIError as error:
+        return failed(
+            f"{patient.upstream_url}: {error}", "Look at logs/model.log in the data folder, or check UPSTREAM_BASE_URL."
+        )
+    return ok(f"{name} answers in {time.monotonic() - begin:.1f} s")
+
+
+async def _schema(database_url: str) -> Schema:
+    connection = await asyncpg.connect(database_url, timeout=TIMEOUT, command_timeout=TIMEOUT)
+    try:
+        server = str(await connection.fetchval("show server_version")).split()[0]
+        known = await connection.fetchval("select to_regclass('alembic_version') is not null")
+        revision = await connection.fetchval("select version_num from alembic_version") if known else None
+    finally:
+        await connection.close(timeout=TIMEOUT)
+    return Schema(server, revision, _head())
+
+
+def _head() -> str | None:
+    """The newest schema that this version knows."""
+    from alembic.script import ScriptDirectory
+
+    import orchestrator.migrations
+
+    return ScriptDirectory(orchestrator.migrations.__path__[0]).get_current_head()
+
+
+CHECKS: dict[str, Check] = {
+    "database": database,
+    "broker": broker,
+    "api": api,
+    "worker": worker,
+    "model": model,
+}

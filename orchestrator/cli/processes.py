@@ -1,0 +1,88 @@
+"""The single processes: API, worker, beat and migrations. Each is configured by environment variables only."""
+
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+PACKAGES = Path(__file__).parents[2]
+OPEN_STREAMS = 4  # seconds that event streams get to end at shutdown; without a limit they would hold it for ever
+KEEP_ALIVE = 65  # longer than clients keep idle connections, so that they close them and not we
+
+
+def api() -> None:
+    """Serve the HTTP API on ASSISTANTD_API_HOST and ASSISTANTD_API_PORT."""
+    import uvicorn
+
+    from orchestrator.embedded.upstream import refuse_ourselves
+    from orchestrator.logs import configure
+    from orchestrator.settings import get_settings
+
+    settings = get_settings()
+    configure(settings)
+    refuse_ourselves(settings.upstream_base_url, host=settings.api_host, port=settings.api_port)
+    uvicorn.run(
+        "api.app:create_app",
+        factory=True,
+        host=settings.api_host,
+        port=settings.api_port,
+        loop="auto",  # uvloop where there is one
+        log_config=None,
+        access_log=False,  # the application logs requests itself
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=OPEN_STREAMS,
+    )
+
+
+def worker(context: typer.Context) -> None:
+    """Carry out runs. Further arguments go to Celery's worker."""
+    from orchestrator.settings import get_settings
+
+    settings = get_settings()
+    os.environ.setdefault("CELERY_CUSTOM_WORKER_POOL", "workers.pool:TaskPool")
+    name = f"worker-{os.getpid()}@%h"  # unique, since several may run on one host
+    options = ["-P", "custom", "-c", str(settings.run_concurrency), "-n", name, "--without-gossip", "--without-mingle"]
+    _become_celery("worker", *options, *context.args)
+
+
+def beat(
+    context: typer.Context,
+    schedule: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where beat remembers what it did last.", show_default="in a temporary folder"
+        ),
+    ] = None,
+) -> None:
+    """Start what is due by the clock (run exactly one). Further arguments go to Celery's beat."""
+    if schedule is None:
+        schedule = Path(tempfile.gettempdir()) / f"assistantd-beat-{os.getuid()}" / "schedule"
+        schedule.parent.mkdir(mode=0o700, exist_ok=True)
+    _become_celery("beat", "-s", str(schedule.absolute()), *context.args)
+
+
+def migrate() -> None:
+    """Bring the database to this version, and register ASSISTANTD_API_KEY if it is set."""
+    from orchestrator.logs import configure
+    from orchestrator.migrate import migrate as bring_up_to_date
+    from orchestrator.settings import get_settings
+
+    settings = get_settings()
+    configure(settings)
+    asyncio.run(bring_up_to_date(settings))
+
+
+def _become_celery(command: str, *arguments: str) -> NoReturn:
+    """Replace this process, so that signals and exit codes are Celery's own."""
+    from orchestrator.settings import get_settings
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
+    level = get_settings().log_level
+    argv = ["-P", "-m", "celery", "-q", "-A", "workers.app", command, "--loglevel", level, *arguments]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *argv])  # noqa: S606  # the point: become that program

@@ -1,0 +1,203 @@
+"""The embedded stack: which parts it has, in what order they start, and what each is told through its environment.
+
+    postgres ─┐
+    valkey   ─┴─ migrate ── api, worker, beat          stopped: api and worker, beat, model, valkey, postgres
+    model    ──────────────────────────────── ready
+
+DATABASE_URL, REDIS_URL and UPSTREAM_BASE_URL replace a part by one that the operator runs; nothing else differs.
+"""
+
+import asyncio
+import http.client
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.embedded.home import Home, State
+from orchestrator.embedded.pgvector import probe_pgvector
+from orchestrator.embedded.postgres import Postgres
+from orchestrator.embedded.process import Process, free_port, private_dir
+from orchestrator.embedded.supervisor import Narrator, Part, Supervisor
+from orchestrator.embedded.valkey import Valkey
+
+PACKAGES = Path(__file__).parents[2]
+HOST = "127.0.0.1"
+# Clients use these to find us; our own processes must not be led astray by them.
+CLIENTS_OWN = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "PYTHONHOME")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start. Addresses that are given replace the embedded part; `model` names the embedded model, if any."""
+
+    home: Home
+    port: int
+    database_url: str | None = None
+    redis_url: str | None = None
+    upstream_base_url: str | None = None
+    model: str | None = None
+
+
+class Stack:
+    """One stack, from start to stop, run by the main thread of a process that holds the home's lock."""
+
+    def __init__(self, plan: Plan, narrator: Narrator) -> None:
+        self.plan = plan
+        self.home = plan.home
+        self.supervisor = Supervisor(narrator, self._record)
+        self.state = State(
+            pid=os.getpid(),
+            base_url=f"http://{HOST}:{plan.port}/v1",
+            api_key=self.home.api_key(),
+            database_url=plan.database_url or "",
+            redis_url=plan.redis_url or "",
+            upstream_base_url=plan.upstream_base_url or "",
+        )
+
+    def run(self, on_ready: Callable[[State], None]) -> None:
+        """Start everything, serve until a signal asks for the end, stop everything.
+
+        Raises EmbeddedError when a part cannot be started or does not stay up, StopRequested when it was stopped while
+        it started; nothing runs any more then either.
+        """
+        with self.supervisor.signals():
+            try:
+                self._record()
+                self._start()
+                self.state = replace(self.state, phase="ready")
+                self._record()
+                on_ready(self.state)
+                self.supervisor.watch()
+            finally:
+                self.supervisor.stop()
+                self.home.forget()
+
+    def _start(self) -> None:
+        model = self._model() if self.plan.model and not self.plan.upstream_base_url else None
+        if model:
+            self.supervisor.launch(model)
+        stores = [*self._postgres(), *self._valkey()]
+        self.supervisor.await_ready(*stores)
+        asyncio.run(probe_pgvector(self.state.database_url))
+        self.supervisor.run_once(
+            self._python("migrate", "migrate", extra={"ASSISTANTD_API_KEY": self.state.api_key}), 120
+        )
+        processes = [
+            Part("api", self._api, stop_within=8),
+            Part("worker", self._worker, stop_within=15),
+            Part("beat", self._beat, stop_within=5, stop_stage=1),
+        ]
+        for part in processes:
+            self.supervisor.launch(part)
+        self.supervisor.await_ready(*processes, *([model] if model else []))
+
+    def _postgres(self) -> list[Part]:
+        if self.plan.database_url:
+            return []
+        server = Postgres(self.home.root / "postgres", log=self.home.logs / "postgres.log")
+        part = Part("postgres", server.spawn, stop_within=30, stop_stage=4)
+        self.supervisor.launch(part)
+        self.state = replace(self.state, database_url=server.url)
+        return [part]
+
+    def _valkey(self) -> list[Part]:
+        if self.plan.redis_url:
+            return []
+        server = Valkey(self.home.root / "valkey", log=self.home.logs / "valkey.log")
+        part = Part("valkey", server.spawn, stop_stage=3)
+        self.supervisor.launch(part)
+        self.state = replace(self.state, redis_url=server.url)
+        return [part]
+
+    def _model(self) -> Part:
+        port = free_port()
+        self.state = replace(self.state, upstream_base_url=f"http://{HOST}:{port}/v1")
+
+        def spawn() -> Process:
+            process = self._python("model", "model", "serve", "--port", str(port), "--model", str(self.plan.model))
+            process.probe = lambda: answers(port, "/v1/models")
+            process.spawn()
+            return process
+
+        return Part("model", spawn, ready_within=180, stop_within=5, stop_stage=2)
+
+    def _api(self) -> Process:
+        process = self._python("api", "api")
+        process.probe = lambda: answers(self.plan.port, "/readyz")
+        process.spawn()
+        return process
+
+    def _worker(self) -> Process:
+        # On SIGTERM the worker gives unfinished work back at once, instead of waiting for runs that may take minutes.
+        process = self._python("worker", "worker", extra={"REMAP_SIGTERM": "SIGQUIT"})
+        process.probe = lambda: worker_answers(self.state.redis_url, process.pid or 0)
+        process.spawn()
+        return process
+
+    def _beat(self) -> Process:
+        schedule = private_dir(self.home.root / "beat") / "schedule"
+        process = self._python("beat", "beat", "--schedule", str(schedule))
+        process.spawn()
+        return process
+
+    def _python(self, name: str, *command: str, extra: dict[str, str] | None = None) -> Process:
+        """One of our own commands, told through its environment where everything is."""
+        told = {
+            "DATABASE_URL": self.state.database_url,
+            "REDIS_URL": self.state.redis_url,
+            "UPSTREAM_BASE_URL": self.state.upstream_base_url,
+            "ASSISTANTD_API_HOST": HOST,
+            "ASSISTANTD_API_PORT": str(self.plan.port),
+            "PYTHONPATH": str(PACKAGES),
+            **(extra or {}),
+        }
+        inherited = {key: value for key, value in os.environ.items() if key not in CLIENTS_OWN}
+        inherited.setdefault("ASSISTANTD_LOG_FORMAT", "json")
+        return Process(
+            name,
+            # -P: the current folder is no place to import from.
+            [sys.executable, "-P", "-m", "orchestrator.cli", *command],
+            self.home.logs / f"{name}.log",
+            env=inherited | {key: value for key, value in told.items() if value},
+            cwd=self.home.logs,
+            die_signal=signal.SIGKILL,
+        )
+
+    def _record(self) -> None:
+        pids = {part.name: part.process.pid for part in self.supervisor.parts if part.process and part.process.pid}
+        self.state = replace(self.state, processes=pids)
+        self.home.record(self.state)
+
+
+def answers(port: int, path: str, timeout: float = 1.0) -> bool:
+    """Whether a server of ours on this port answers 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def worker_answers(redis_url: str, pid: int, timeout: float = 0.5) -> bool:
+    """Whether the worker with this process id answers Celery's ping. See `orchestrator.cli.processes.worker_name`."""
+    return any(f"worker-{pid}@" in name for name in ping_workers(redis_url, timeout))
+
+
+def ping_workers(redis_url: str, timeout: float = 1.0) -> list[str]:
+    """The names of all Celery workers that answer within `timeout`."""
+    from celery import Celery  # here, since it takes long to import and most commands do without
+    from kombu.exceptions import OperationalError
+
+    app = Celery(broker=redis_url, set_as_current=False)
+    try:
+        return [name for reply in app.control.ping(timeout=timeout) or [] for name in reply]
+    except (OSError, OperationalError):
+        return []
+    finally:
+        app.close()

@@ -1,0 +1,212 @@
+"""Starts the parts of a stack, keeps them running, and stops them in order.
+
+A part that ends by itself is started again after a pause that grows; a part that does not stay up is given up, and
+the stack with it. Signals only set a flag: every wait in here is short and looks at it.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.embedded.process import EmbeddedError, Process
+
+TICK = 0.1
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+MAX_FAILURES = 6  # in a row
+STABLE_AFTER = 30.0  # seconds of life after which earlier failures no longer count
+FORCE_AFTER = 1.0  # one Ctrl-C may arrive twice; a second one counts only after this
+
+
+class StopRequested(Exception):  # noqa: N818  # not an error
+    """Somebody asked for the end while the stack was starting."""
+
+
+class Narrator(Protocol):
+    """Tells the person at the terminal what goes on."""
+
+    def starting(self, name: str) -> None:
+        """A part is being started."""
+
+    def ready(self, name: str, seconds: float) -> None:
+        """A part serves."""
+
+    def trouble(self, text: str, tail: str = "") -> None:
+        """Something went wrong; `tail` is what the part wrote last."""
+
+    def stopping(self, name: str) -> None:
+        """A part was asked to end."""
+
+
+@dataclass
+class Part:
+    """A process of the stack. `spawn` starts it, again after a crash; parts of a lower `stop_stage` end first."""
+
+    name: str
+    spawn: Callable[[], Process]
+    ready_within: float = 60.0
+    stop_within: float = 10.0
+    stop_stage: int = 0
+
+    process: Process | None = field(default=None, init=False)
+    spawned_at: float = field(default=0.0, init=False)
+    failures: int = field(default=0, init=False)
+    again_at: float | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start the process and return at once."""
+        self.again_at = None
+        self.spawned_at = time.monotonic()
+        self.process = self.spawn()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started last."""
+        return time.monotonic() - self.spawned_at
+
+    def pause(self) -> float:
+        """Count a failure; how long to wait before the next attempt."""
+        self.failures = 1 if self.age > STABLE_AFTER else self.failures + 1
+        return min(FIRST_PAUSE * 2.0 ** (self.failures - 1), LONGEST_PAUSE)
+
+
+class Supervisor:
+    """Owns the running parts, in the order in which they were started."""
+
+    def __init__(self, narrator: Narrator, on_change: Callable[[], None] = lambda: None) -> None:
+        self.narrator = narrator
+        self.on_change = on_change
+        self.parts: list[Part] = []
+        self._asked_at: float | None = None
+        self._forced = False
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Have SIGINT, SIGTERM and SIGHUP stop the stack in order."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, self._on_signal) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def launch(self, part: Part) -> None:
+        """Start a part without waiting for it."""
+        self._check()
+        self.narrator.starting(part.name)
+        self.parts.append(part)
+        part.start()
+        self.on_change()
+
+    def await_ready(self, *parts: Part) -> None:
+        """Wait until all of them serve. Raises StartError, or StopRequested when the end was asked for."""
+        waiting = list(parts)
+        while waiting:
+            self._check()
+            for part in list(waiting):
+                process = _process(part)
+                if process.ready():
+                    self.narrator.ready(part.name, part.age)
+                    waiting.remove(part)
+                elif part.age > part.ready_within:
+                    raise process.failure(f"was not ready within {part.ready_within:.0f} seconds")
+            time.sleep(TICK / 5)
+
+    def run_once(self, process: Process, timeout: float) -> None:
+        """Run a process to its end. Raises StartError when it fails."""
+        self.narrator.starting(process.name)
+        begin = time.monotonic()
+        process.spawn()
+        try:
+            while (code := process.exit_code()) is None:
+                self._check()
+                if time.monotonic() - begin > timeout:
+                    raise process.failure(f"was not done within {timeout:.0f} seconds")
+                time.sleep(TICK / 5)
+        finally:
+            process.kill()
+        if code:
+            raise process.failure(f"ended with exit code {code}")
+        self.narrator.ready(process.name, time.monotonic() - begin)
+
+    def watch(self) -> None:
+        """Keep all parts running until the end is asked for. Raises EmbeddedError when a part does not stay up."""
+        while self._asked_at is None:
+            for part in self.parts:
+                self._look_after(part)
+            time.sleep(TICK)
+
+    def stop(self) -> None:
+        """End all parts, stage by stage, last started first; returns when none is left."""
+        for stage in sorted({part.stop_stage for part in self.parts}):
+            self._end([part for part in reversed(self.parts) if part.stop_stage == stage])
+        self.parts.clear()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+        elif number == signal.SIGINT and now - self._asked_at > FORCE_AFTER:
+            self._forced = True
+
+    def _check(self) -> None:
+        if self._asked_at is not None:
+            raise StopRequested
+
+    def _look_after(self, part: Part) -> None:
+        if part.again_at is not None:
+            if time.monotonic() >= part.again_at:
+                self._start_again(part)
+            return
+        process = _process(part)
+        code = process.exit_code()
+        if code is None:
+            return
+        process.kill_group()  # what it had started must not meet its successor
+        self._plan_restart(part, f"{part.name} {process.how_ended()}", process.tail())
+
+    def _start_again(self, part: Part) -> None:
+        try:
+            part.start()
+        except EmbeddedError as error:
+            self._plan_restart(part, str(error), "")
+        self.on_change()
+
+    def _plan_restart(self, part: Part, what: str, tail: str) -> None:
+        pause = part.pause()
+        if part.failures >= MAX_FAILURES:
+            self.narrator.trouble(what, tail)
+            raise EmbeddedError(
+                f"{part.name} does not stay up: it ended {part.failures} times in a row. Everything is stopped."
+            )
+        part.again_at = time.monotonic() + pause
+        self.narrator.trouble(f"{what}; starting it again in {pause:g} s", tail)
+
+    def _end(self, parts: Sequence[Part]) -> None:
+        running = [(part, process) for part in parts if (process := part.process)]
+        for part, process in running:
+            if process.exit_code() is None:
+                self.narrator.stopping(part.name)
+            process.ask_to_end()
+        deadline = time.monotonic()
+        limits = {part.name: deadline + part.stop_within for part in parts}
+        while left := [pair for pair in running if pair[1].exit_code() is None]:
+            now = time.monotonic()
+            _kill(process for part, process in left if self._forced or now > limits[part.name])
+            time.sleep(TICK / 5)
+        for _, process in running:
+            process.kill_group()
+
+
+def _kill(processes: Iterable[Process]) -> None:
+    for process in processes:
+        process.kill()
+
+
+def _process(part: Part) -> Process:
+    if part.process is None:
+        raise EmbeddedError(f"{part.name} was never started")
+    return part.process
