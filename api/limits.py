@@ -1,6 +1,7 @@
 """Bodies at the door: none larger than `settings.body_limit`, and all of them read as JSON.
 
-Counted as they arrive: a chunked body is refused at the first byte too many, and nothing is kept. `curl -d` sends JSON
+Counted as they arrive: a chunked body is refused at the first byte too many, and nothing is kept. The connection is not
+closed, the server discards the rest: closing it would reset it before the client could read why. `curl -d` sends JSON
 under the name of a form; the content type of anything but multipart is therefore rewritten before FastAPI looks.
 """
 
@@ -28,9 +29,7 @@ class BodyLimit:
             return
         length = _header(scope, LENGTH)
         if length.isdigit() and (len(length) > 18 or int(length) > self.limit):
-            response = client_error(TooLarge(self._text()))
-            response.headers["connection"] = "close"
-            await response(scope, receive, send)
+            await client_error(TooLarge(self._text()))(scope, receive, send)
             return
         await self.app(scope, self._counted(receive), send)
 
@@ -47,7 +46,7 @@ class BodyLimit:
                 seen += len(message.get("body", b""))
                 if seen > self.limit:
                     # FastAPI lets nothing but its own exception pass while it reads a body.
-                    raise HTTPException(413, self._text(), headers={"connection": "close"})
+                    raise HTTPException(413, self._text())
             return message
 
         return counted

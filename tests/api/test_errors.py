@@ -1,4 +1,4 @@
-"""A small application with our error handlers and middleware: anything wrong gets the envelope and a status below 500."""
+"""A small application with our error handlers and middleware: whatever is wrong gets the envelope and never a 500."""
 
 import json
 from collections.abc import AsyncIterator
