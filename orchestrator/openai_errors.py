@@ -133,16 +133,17 @@ def _presentable(message: str, host: str | None) -> str:
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from `retry-after-ms` or `Retry-After` (seconds or a date); None if it says nothing usable."""
+    milliseconds, seconds = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
-        if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-        if seconds := headers.get("retry-after"):
-            return max(
-                0.0, float(seconds) if _is_number(seconds) else parsedate_to_datetime(seconds).timestamp() - time()
-            )
+        if milliseconds:
+            wait = float(milliseconds) / 1000
+        elif seconds:
+            wait = float(seconds) if _is_number(seconds) else parsedate_to_datetime(seconds).timestamp() - time()
+        else:
+            return None
     except (ValueError, OverflowError):
         return None
-    return None
+    return wait if wait > 0 else None  # zero and the past ask for nothing; neither does NaN
 
 
 def _is_number(text: str) -> bool:

@@ -1,6 +1,7 @@
 """Server-sent events as a client reads them: a byte stream, cut into the data of its events.
 
-The split is on bytes, so no code point is ever torn; the usual shape, one `data: ` line and an empty one, is the short way.
+The split is on bytes, so no code point is ever torn; the usual shape, one `data: ` line and an empty one, is the short
+way.
 """
 
 from typing import Final

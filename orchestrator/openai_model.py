@@ -97,19 +97,20 @@ class OpenAIModel:
             reply = Reply()
             try:
                 async with self._answer(body) as response:
-                    if response.content_type == "application/json":
-                        reply.expect_whole()
+                    whole = response.content_type == "application/json"
+                    reply.begin(response.headers.get("x-request-id"), whole=whole)
                     while not reply.done and (chunk := await _next_chunk(response, reply)):
                         for delta in reply.feed(chunk):
                             yield delta
                     for delta in reply.flush():
                         yield delta
-                    await _reach_end(response)
-                    yield reply.finish(response.headers.get("x-request-id"))
+                    if reply.done:
+                        await _reach_end(response)
+                    yield reply.finish()
                 return
             except UpstreamTrouble as trouble:
                 wait = None if reply.started or attempt > self._retries else _wait_before_next(trouble, attempt)
-                _log_trouble(trouble, prompt.model, attempt, wait)
+                _log_trouble(trouble, trouble.request_id or reply.request_id, prompt.model, attempt, wait)
                 if wait is None:
                     raise trouble.failure(prompt.model, urlsplit(self._base).netloc) from trouble
             await self._pause(wait)
@@ -231,14 +232,16 @@ def _wait_before_next(trouble: UpstreamTrouble, attempt: int) -> float | None:
     return wait * random.uniform(1.0, 1.25)  # noqa: S311  # spreads load, guards nothing
 
 
-def _log_trouble(trouble: UpstreamTrouble, model: str, attempt: int, wait: float | None) -> None:
+def _log_trouble(
+    trouble: UpstreamTrouble, request_id: str | None, model: str, attempt: int, wait: float | None
+) -> None:
     log.warning(
         "upstream_failed",
         reason=trouble.reason,
         status=trouble.status,
         code=trouble.code,
         type=trouble.type,
-        upstream_request_id=trouble.request_id,
+        upstream_request_id=request_id,
         model=model,
         attempt=attempt,
         retry_in=None if wait is None else round(wait, 3),

@@ -38,6 +38,7 @@ class Reply:
     def __init__(self) -> None:
         self.started = False  # a delta went out: the request must not be repeated
         self.done = False  # [DONE] was seen
+        self.request_id: str | None = None
         self._events: EventSplitter | None = EventSplitter()
         self._whole = bytearray()
         self._size = 0
@@ -52,6 +53,12 @@ class Reply:
         """Nothing is missing but, perhaps, the usage."""
         return self.done or self._reason is not None
 
+    def begin(self, request_id: str | None, *, whole: bool) -> None:
+        """The upstream answers: as an event stream or, with `whole`, in one JSON document that `flush` will read."""
+        self.request_id = request_id
+        if whole:
+            self._events = None
+
     def feed(self, chunk: bytes) -> list[Delta]:
         """The deltas in `chunk`, the next bytes of an event stream."""
         self._size += len(chunk)
@@ -62,10 +69,6 @@ class Reply:
             return []
         return self._take_all(self._events.feed(chunk))
 
-    def expect_whole(self) -> None:
-        """The reply comes as one JSON document and not as an event stream; `flush` will read it."""
-        self._events = None
-
     def flush(self) -> list[Delta]:
         """The bytes are over: what its last, unfinished event holds, or the whole document."""
         if self._events is not None:
@@ -74,7 +77,7 @@ class Reply:
         self.done = True
         return deltas
 
-    def finish(self, request_id: str | None) -> Finished:
+    def finish(self) -> Finished:
         """How the reply ended. Raises `UpstreamTrouble` when it was cut off."""
         if not self.complete:
             raise UpstreamTrouble("cut_off")
@@ -84,7 +87,7 @@ class Reply:
             "tool_calls",
         ):  # some say "stop" after tool calls (a named tool_choice does), or the reverse
             reason = "tool_calls" if self._calls.count else "stop"
-        return Finished(reason, self._usage or Usage(), request_id)
+        return Finished(reason, self._usage or Usage(), self.request_id)
 
     def _take_all(self, events: list[bytes]) -> list[Delta]:
         deltas: list[Delta] = []

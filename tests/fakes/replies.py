@@ -7,6 +7,7 @@
     Reply.error(429, "Slow down", code="rate_limit_exceeded", retry_after=1)
     Reply.text("…").dropped(after=3)                         the connection breaks after 3 deltas
     Reply.text("…").held("gate", after=1)                    waits, after 1 delta, until the gate is released
+    Reply.text("…").failing("Busy", code="server_error")     an error object in place of the end
     Reply.hang()                                             accepts the request and never answers
     Reply.raw(b"data: …")                                    any bytes, for providers that differ
     ….paced(first=0.2, each=0.05) ….finishing("length") ….costing(prompt=10, completion=5, cached=2, reasoning=1)
@@ -38,6 +39,7 @@ class Reply:
     gate: str | None = None
     gate_after: int = 0
     drop_after: int | None = None
+    fails_late: bool = False
     hangs: bool = False
     status: int = 200
     message: str = ""
@@ -120,8 +122,15 @@ class Reply:
         return replace(self, gate=gate, gate_after=after)
 
     def dropped(self, *, after: int) -> "Reply":
-        """The same, but the connection breaks after so many deltas."""
+        """The same, but the connection breaks after so many deltas.
+
+        Clients may lose what arrives together with the break: hold the reply at the same place to be sure of it.
+        """
         return replace(self, drop_after=after)
+
+    def failing(self, message: str, *, code: str | None = None) -> "Reply":
+        """The same, but after its deltas comes an error object instead of an end."""
+        return replace(self, fails_late=True, message=message, code=code)
 
     def finishing(self, reason: str) -> "Reply":
         """The same, with this finish_reason."""
@@ -189,11 +198,12 @@ def frames(reply: Reply, model: str, created: int, with_usage: bool) -> Frames:
     for call in _call_deltas(reply):
         deltas.append(frame({"tool_calls": [call]}))
     usage = _sse(base | {"choices": [], "usage": reply.usage_json()}) if with_usage else b""
+    end = frame({}, reply.finish_reason) + usage + b"data: [DONE]\n\n"
     content = None if reply.calls and not reply.pieces else ""
     return Frames(
         frame({"role": "assistant", "content": content, "refusal": None}),
         tuple(deltas),
-        frame({}, reply.finish_reason) + usage + b"data: [DONE]\n\n",
+        _sse(reply.error_json()) if reply.fails_late else end,
     )
 
 
