@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Settings of all processes.
 
-    `DATABASE_URL`, `REDIS_URL`, `UPSTREAM_BASE_URL` and `UPSTREAM_API_KEY` carry no prefix because that is what operators
-    already have; everything else starts with `ASSISTANTD_`. Times are seconds, sizes are bytes.
+    `DATABASE_URL`, `REDIS_URL`, `UPSTREAM_BASE_URL` and `UPSTREAM_API_KEY` carry no prefix because that is what
+    operators already have; everything else starts with `ASSISTANTD_`. Times are seconds, sizes are bytes.
     """
 
     model_config = SettingsConfigDict(env_prefix="ASSISTANTD_", extra="ignore", hide_input_in_errors=True)
@@ -22,7 +22,8 @@ class Settings(BaseSettings):
     upstream_api_key: SecretStr | None = Field(default=None, validation_alias="UPSTREAM_API_KEY")
 
     api_key: SecretStr | None = Field(
-        default=None, description="Registered by `migrate` as a key of the default project, so that a deployment can bring its own."
+        default=None,
+        description="Registered by `migrate` as a key of the default project, so that a deployment can bring its own.",
     )
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8300, ge=1, le=65535)
@@ -39,14 +40,25 @@ class Settings(BaseSettings):
     run_concurrency: int = Field(default=1000, ge=1, description="Runs that one worker process carries at once.")
     run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")
     housekeeping_interval: float = Field(default=0.5, gt=0)
+    shutdown_grace: float = Field(
+        default=3.0, ge=0, description="A stopping worker lets its runs go on for this long, then gives them back."
+    )
 
-    event_ttl: int = Field(default=900, ge=1, description="A run's events can be resumed for this long after the last one.")
-    event_window: float = Field(default=0.005, ge=0, description="Deltas after the first may wait this long to travel together.")
+    event_ttl: int = Field(
+        default=900, ge=1, description="A run's events can be resumed for this long after the last one."
+    )
+    event_window: float = Field(
+        default=0.005, ge=0, description="Deltas after the first may wait this long to travel together."
+    )
     stream_ping: float = Field(default=15.0, gt=0, description="A silent event stream carries a comment this often.")
 
     upstream_connect_timeout: float = Field(default=10.0, gt=0)
-    upstream_read_timeout: float = Field(default=120.0, gt=0, description="Longest silence of the model while it answers.")
-    upstream_retries: int = Field(default=3, ge=0, description="Further attempts after 429, 5xx and failed connections.")
+    upstream_read_timeout: float = Field(
+        default=120.0, gt=0, description="Longest silence of the model while it answers."
+    )
+    upstream_retries: int = Field(
+        default=3, ge=0, description="Further attempts after 429, 5xx and failed connections."
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,77 @@
+"""The Celery application of the workers and of beat, configured from the process' settings.
+
+    celery -A workers.app worker --without-gossip --without-mingle --without-heartbeat
+    celery -A workers.app beat
+
+The pool is `workers.pool:TaskPool` without further flags. Gossip and mingle are for workers that talk to each other;
+ours do not, and mingle costs a second at start. With `REMAP_SIGTERM=SIGQUIT` in the environment SIGTERM gives
+unfinished tasks back to the queue after `shutdown_grace` seconds; without it, SIGTERM waits for all of them.
+
+What must not be forgotten:
+
+- Messages are acknowledged when their task has ended. One whose worker was killed comes back after the visibility
+  timeout, which must exceed every task: what is merely slow would otherwise be handed out twice. So it is long, and
+  housekeeping, not the broker, is what brings back the runs of a dead worker.
+- Losing the connection to the broker makes it hand out again what is at work here. The claim in Postgres decides.
+"""
+
+from typing import Any
+
+from celery import Celery, signals
+
+from orchestrator import logs
+from orchestrator.queue import QUEUE
+from orchestrator.settings import Settings, get_settings
+
+VISIBILITY_TIMEOUT = 12 * 3600
+SWEEP_INTERVAL = 60.0
+ETA_ROOM = 1000  # retries and other tasks with a date that a worker holds beyond its concurrency
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's configuration for these settings."""
+    return {
+        "broker_url": settings.redis_url.get_secret_value(),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # the supervisor ends us, the broker's absence does not
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            # Commands wait for their reply; the BRPOP that waits for work is polled and ends by itself each second.
+            "socket_timeout": max(settings.redis_timeout, 2.0),
+            "socket_connect_timeout": settings.redis_timeout,
+            "socket_keepalive": True,
+            "health_check_interval": 10,  # a connection that died without a word is noticed within 21 s
+        },
+        "task_default_queue": QUEUE,
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "include": ["workers.runs", "workers.housekeeping"],
+        "worker_pool": "workers.pool:TaskPool",
+        "worker_concurrency": settings.run_concurrency,
+        "worker_prefetch_multiplier": 1,
+        "worker_eta_task_limit": settings.run_concurrency + ETA_ROOM,
+        "worker_soft_shutdown_timeout": settings.shutdown_grace,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "beat_scheduler": "celery.beat:Scheduler",  # remembers nothing, so it needs no file
+        "beat_schedule": {
+            "sweep": {
+                "task": "housekeeping.sweep",
+                "schedule": SWEEP_INTERVAL,
+                "options": {"expires": SWEEP_INTERVAL},  # else they pile up while no worker runs
+            }
+        },
+    }
+
+
+app = Celery("assistantd")
+app.conf.update(configuration(get_settings()))
+
+
+@signals.setup_logging.connect
+def configure_logs(**_: object) -> None:
+    """Keep Celery from setting up logs of its own."""
+    logs.configure(get_settings())
