@@ -1,11 +1,13 @@
 """Connections to the Redis-protocol server: the Celery queue's wake-ups and the event streams travel over it."""
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 
 from orchestrator.settings import Settings
 
 
-def connect(settings: Settings, *, max_connections: int = 20) -> "Redis":
+def connect(settings: Settings, *, max_connections: int = 20) -> Redis:
     """A client with a bounded pool; every reply is waited for at most `settings.redis_timeout` seconds.
 
     Replies are bytes (RESP3 shapes). The caller closes it with `aclose()`.
@@ -18,5 +20,7 @@ def connect(settings: Settings, *, max_connections: int = 20) -> "Redis":
         socket_connect_timeout=settings.redis_timeout,
         protocol=3,
         legacy_responses=False,
+        health_check_interval=15,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),  # the default of ten would hold a request for a minute
     )
     return Redis.from_pool(pool)

@@ -11,6 +11,7 @@
     └── RunStopped             the run stops for a reason that lies outside it
         ├── RunCancelled
         ├── RunExpired
+        ├── OutOfTokens        its token budget is spent: it ends as `incomplete`
         └── LeaseLost          somebody else owns the run now: write nothing more
 
 Texts and codes are those that clients of the original match (they parse some of them with regular expressions).
@@ -83,6 +84,14 @@ class RunCancelled(RunStopped):
 
 class RunExpired(RunStopped):
     """Its lifetime is over."""
+
+
+class OutOfTokens(RunStopped):
+    """A budget of the run is spent; `reason` becomes its `incomplete_details`."""
+
+    def __init__(self, reason: Literal["max_completion_tokens", "max_prompt_tokens"]) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class LeaseLost(RunStopped):

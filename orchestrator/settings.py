@@ -64,4 +64,4 @@ class Settings(BaseSettings):
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
     """The settings of this process. Raises pydantic's ValidationError, without values, when one is missing or wrong."""
-    return Settings()  # type: ignore[call-arg]  # the required ones come from the environment
+    return Settings()  # the required ones come from the environment

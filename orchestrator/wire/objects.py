@@ -1,8 +1,9 @@
-"""Rows as the objects that clients of the original saw: `dump(run(row))` is the body of a response and the data of an event.
+"""Rows as the objects that clients of the original saw: `dump(run(row))` is the body of a response and the data of an
+event.
 
-Where the original's wire and its specification disagree, both sets of keys are emitted. Whole objects carry their nulls. JSON
-columns hold wire shapes, so they pass through untouched. `orchestrator.wire.schemas` describes the same shapes with the official
-client's own types, and the tests hold the two together.
+Where the original's wire and its specification disagree, both sets of keys are emitted. Whole objects carry their
+nulls. JSON columns hold wire shapes, so they pass through untouched. `orchestrator.wire.schemas` describes the same
+shapes with the official client's own types, and the tests hold the two together.
 """
 
 from collections.abc import Sequence

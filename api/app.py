@@ -1,0 +1,56 @@
+"""The API process: `create_app` is the factory that the server calls."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+from api import errors
+from api.context import RequestContext
+from api.limits import BodyLimit, JsonBodies
+from api.routers import assistants, health, messages, models, run_steps, runs, threads
+from orchestrator import logs, resources
+from orchestrator.events.follower import Follower
+from orchestrator.outcomes import outcome_of
+from orchestrator.settings import Settings, get_settings
+
+DESCRIPTION = """
+The Assistants API, hosted by whoever wants to: change `base_url`, nothing else.
+
+Extension of the original: `GET /v1/threads/{thread_id}/runs/{run_id}/events` follows a run that is under way; every
+event stream has event ids and resumes with `Last-Event-ID`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; it opens its connections when the server starts it."""
+    chosen = settings or get_settings()
+    if settings is None:
+        logs.configure(chosen)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with resources.opened(chosen) as opened:
+            app.state.resources = opened
+            app.state.follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
+            yield
+
+    app = FastAPI(
+        title="assistantd",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        strict_content_type=False,
+        redirect_slashes=False,
+    )
+    errors.install(app)
+    v1 = APIRouter(prefix="/v1")
+    for module in (assistants, threads, messages, runs, run_steps, models):
+        v1.include_router(module.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    app.add_middleware(JsonBodies)
+    app.add_middleware(BodyLimit, limit=chosen.body_limit)
+    app.add_middleware(RequestContext)
+    return app

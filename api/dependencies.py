@@ -1,0 +1,51 @@
+"""What routers ask for: the process' resources, a transaction, and the project whose key was presented.
+
+Two things must not be forgotten. The transaction has function scope: it commits, and tells what must be told, before
+the response leaves. And no route may hold it while it waits for a model, a tool or a client.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+
+from orchestrator import projects
+from orchestrator.db import Session
+from orchestrator.events.follower import Follower
+from orchestrator.resources import Resources
+
+bearer = HTTPBearer(auto_error=False, description="A key of one of this server's projects.")
+
+
+def _resources(request: Request) -> Resources:
+    found: Resources = request.app.state.resources
+    return found
+
+
+def _follower(request: Request) -> Follower:
+    found: Follower = request.app.state.follower
+    return found
+
+
+async def _session(resources: Annotated[Resources, Depends(_resources)]) -> AsyncIterator[Session]:
+    async with resources.database.transaction() as session:
+        yield session
+
+
+OpenResources = Annotated[Resources, Depends(_resources)]
+Events = Annotated[Follower, Depends(_follower)]
+Transaction = Annotated[Session, Depends(_session, scope="function")]
+
+
+async def _project(
+    request: Request,
+    session: Transaction,
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
+) -> str:
+    return await projects.authenticate(session, request.headers.get("authorization"))
+
+
+ProjectId = Annotated[str, Depends(_project, scope="function")]
+"""The id of the caller's project. Raises Unauthenticated."""

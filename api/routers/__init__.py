@@ -1,0 +1,1 @@
+"""One module a noun; each route calls one verb of the orchestrator."""

@@ -1,0 +1,45 @@
+"""/v1/assistants."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.dependencies import ProjectId, Transaction
+from api.errors import RESPONSES
+from api.responses import page, reply
+from orchestrator import assistants
+from orchestrator.wire import objects, schemas
+from orchestrator.wire.requests import CreateAssistant, ListQuery, ModifyAssistant
+
+router = APIRouter(prefix="/assistants", tags=["Assistants"], responses=RESPONSES)
+
+
+@router.post("", operation_id="createAssistant", responses=schemas.ok(schemas.Assistant))
+async def create(body: CreateAssistant, session: Transaction, project_id: ProjectId) -> Response:
+    """Create an assistant with a model and instructions."""
+    return reply(objects.assistant(await assistants.create(session, project_id, body)))
+
+
+@router.get("", operation_id="listAssistants", responses=schemas.ok(schemas.Page[schemas.Assistant]))
+async def list_(query: Annotated[ListQuery, Query()], session: Transaction, project_id: ProjectId) -> Response:
+    """List the project's assistants."""
+    rows, more = await assistants.list_(session, project_id, query)
+    return page(map(objects.assistant, rows), has_more=more)
+
+
+@router.get("/{assistant_id}", operation_id="getAssistant", responses=schemas.ok(schemas.Assistant))
+async def retrieve(assistant_id: str, session: Transaction, project_id: ProjectId) -> Response:
+    """Retrieve an assistant."""
+    return reply(objects.assistant(await assistants.retrieve(session, project_id, assistant_id)))
+
+
+@router.post("/{assistant_id}", operation_id="modifyAssistant", responses=schemas.ok(schemas.Assistant))
+async def modify(assistant_id: str, body: ModifyAssistant, session: Transaction, project_id: ProjectId) -> Response:
+    """Modify an assistant: what the body does not name stays as it is."""
+    return reply(objects.assistant(await assistants.modify(session, project_id, assistant_id, body)))
+
+
+@router.delete("/{assistant_id}", operation_id="deleteAssistant", responses=schemas.ok(schemas.Deleted))
+async def delete(assistant_id: str, session: Transaction, project_id: ProjectId) -> Response:
+    """Delete an assistant; threads and runs stay."""
+    return reply(objects.deleted("assistant", await assistants.delete(session, project_id, assistant_id)))

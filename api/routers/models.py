@@ -1,0 +1,27 @@
+"""/v1/models: what the model server behind us offers."""
+
+from fastapi import APIRouter, Response
+
+from api.dependencies import OpenResources, ProjectId
+from api.errors import RESPONSES, envelope
+from api.responses import reply
+from orchestrator.wire import schemas
+from orchestrator.wire.echo import echo
+
+router = APIRouter(prefix="/models", tags=["Models"], responses=RESPONSES)
+
+
+@router.get("", operation_id="listModels", responses=schemas.ok(schemas.Models))
+async def list_(resources: OpenResources, project_id: ProjectId) -> Response:
+    """List the models that assistants can use."""
+    return reply({"object": "list", "data": await resources.model.models()})
+
+
+@router.get("/{model:path}", operation_id="retrieveModel", responses=schemas.ok(schemas.Model))
+async def retrieve(model: str, resources: OpenResources, project_id: ProjectId) -> Response:
+    """Retrieve a model."""
+    found = await resources.model.retrieve(model)
+    if found is None:
+        message = f"The model '{echo(model, 256)}' does not exist"
+        return envelope(404, message, param="model", code="model_not_found")
+    return reply(found)

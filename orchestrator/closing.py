@@ -1,0 +1,97 @@
+"""How a run ends: what it left open is closed, and told, before the run's own last event.
+
+    (run.cancelling) ─▶ message.incomplete ─▶ step.cancelled | failed | expired | completed ─▶ run.<ending>
+
+The same for everybody who may end a run: the journal of its worker, a client's cancel, housekeeping.
+"""
+
+from sqlalchemy import literal, or_, select, update
+from sqlmodel import col
+
+from orchestrator import lifecycle
+from orchestrator.db import Session
+from orchestrator.foreign import Json
+from orchestrator.lifecycle import Attempt, Ending
+from orchestrator.tables import ACTIVE, JSON, Message, Run, RunStep, now
+from orchestrator.wire import objects
+
+STEP_ENDS: dict[str, str] = {
+    "cancelled": "cancelled",
+    "failed": "failed",
+    "expired": "expired",
+    "incomplete": "completed",
+}
+MESSAGE_REASONS: dict[str, str] = {
+    "cancelled": "run_cancelled",
+    "failed": "run_failed",
+    "expired": "run_expired",
+    "incomplete": "max_tokens",
+}
+LOST: Json = {"code": "server_error", "message": "The worker was lost while it wrote this; the run went on."}
+WHOLE = {"synchronize_session": False, "populate_existing": True}
+
+
+async def end(
+    session: Session, run: Run, ending: Ending, *, attempt: Attempt, reason: str | None = None, **values: Json
+) -> Run | None:
+    """End a run and close what it left open, or return None if it may not end so (any more).
+
+    `reason` is the open message's, if it differs from the ending's own; `values` are further columns of the run.
+    """
+    usage = await _usage(session, run.id)
+    ended = await lifecycle.move(
+        session, run, ending, attempt=attempt, tell=False, usage=usage, required_action=None, **values
+    )
+    if ended is None:
+        return None
+    if ending == "cancelled":
+        lifecycle.told_cancelling(session, ended)
+    if ending != "completed":
+        await _close_messages(session, ended, reason or MESSAGE_REASONS[ending])
+        await _close_steps(session, ended, STEP_ENDS[ending], ended.last_error)
+    lifecycle.told(session, ended)
+    return ended
+
+
+async def close_torn(session: Session, run: Run) -> None:
+    """Close what a lost attempt was writing: its message is kept as incomplete and stays out of the prompt.
+
+    Calls that the model had finished stay open: they get answered, and the model is not asked for them again.
+    """
+    await _close_messages(session, run, "run_failed")
+    no_calls = col(RunStep.step_details)["tool_calls"] == literal([], JSON)
+    await _close_steps(session, run, "failed", LOST, or_(col(RunStep.type) == "message_creation", no_calls))
+
+
+def expiry(run: Run) -> int | None:
+    """The `expires_at` of a run's steps: the run's while it moves, None afterwards."""
+    return run.expires_at if run.status in ACTIVE else None
+
+
+async def _close_messages(session: Session, run: Run, reason: str) -> None:
+    torn = update(Message).where(col(Message.run_id) == run.id, col(Message.status) == "in_progress")
+    torn = torn.values(status="incomplete", incomplete_details={"reason": reason}, incomplete_at=now())
+    for message in (await session.execute(torn.returning(Message), execution_options=WHOLE)).scalars():
+        session.publish(run.id, run.attempt, "thread.message.incomplete", objects.dump(objects.message(message)))
+
+
+async def _close_steps(session: Session, run: Run, status: str, error: Json | None, *only: Json) -> None:
+    values: dict[str, Json] = {"status": status, f"{status}_at": now()}
+    if status == "failed":
+        values["last_error"] = _step_error(error or LOST)
+    left = (
+        update(RunStep).where(col(RunStep.run_id) == run.id, col(RunStep.status) == "in_progress", *only).values(values)
+    )
+    for step in (await session.execute(left.returning(RunStep), execution_options=WHOLE)).scalars():
+        data = objects.dump(objects.run_step(step, expiry(run)))
+        session.publish(run.id, run.attempt, f"thread.run.step.{status}", data)
+
+
+def _step_error(error: Json) -> Json:
+    """A step knows two codes only: what is no rate limit is the server's trouble."""
+    return error if error["code"] == "rate_limit_exceeded" else {**error, "code": "server_error"}
+
+
+async def _usage(session: Session, run_id: str) -> Json | None:
+    parts = (await session.execute(select(col(RunStep.usage)).where(col(RunStep.run_id) == run_id))).scalars().all()
+    return objects.usage_sum(parts) if parts else None

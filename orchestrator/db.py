@@ -1,0 +1,106 @@
+"""The way to Postgres: one engine per process, one transaction per request or journal line.
+
+What must follow a commit (events, wake-ups, signals) is collected on the session by the verbs and sent once the commit
+is through, never before: `session.publish`, `session.enqueue`, `session.signal`. A router cannot forget it, and nobody
+hears of what did not happen. No transaction may be open while a model, a tool or a client is waited for.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from orchestrator.events.frames import Frame, Track
+from orchestrator.events.publisher import CANCELS, Publisher
+from orchestrator.queue import Queue
+from orchestrator.settings import Settings
+
+
+def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
+    """An engine with a bounded pool; connections and statements are waited for at most `settings.database_timeout`
+    seconds.
+
+    A `patient` one lets statements take as long as they need (an hour): migrations of large tables do.
+    """
+    return create_async_engine(
+        driver_url(settings.database_url.get_secret_value()),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_timeout,
+        pool_pre_ping=True,
+        hide_parameters=True,  # errors would quote messages
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        connect_args={
+            "timeout": settings.database_timeout,
+            "command_timeout": 3600 if patient else settings.database_timeout,
+        },
+    )
+
+
+def driver_url(url: str) -> str:
+    """`url` as SQLAlchemy's asyncpg driver reads it; libpq's `sslmode` gets asyncpg's name."""
+    parts = urlsplit(url)
+    if not parts.scheme.startswith("postgres"):
+        raise ValueError("DATABASE_URL must start with postgresql://")
+    query = [("ssl" if key == "sslmode" else key, value) for key, value in parse_qsl(parts.query)]
+    return urlunsplit(parts._replace(scheme="postgresql+asyncpg", query=urlencode(query)))
+
+
+class Session(AsyncSession):
+    """A transaction with what has to be told once it is committed."""
+
+    def __init__(self, engine: AsyncEngine, track: Track | None = None) -> None:
+        super().__init__(engine, expire_on_commit=False)
+        self._tracks = {} if track is None else {(track.run_id, track.attempt): track}
+        self.frames: list[Frame] = []
+        self.wakeups: list[tuple[str, str]] = []
+        self.cancelled: list[str] = []
+
+    def publish(self, run_id: str, attempt: int, event: str, data: bytes) -> None:
+        """After commit: the next event of this attempt of a run."""
+        self.frames.append(self.track(run_id, attempt).frame(event, data))
+
+    def track(self, run_id: str, attempt: int) -> Track:
+        """The numbering of this attempt's events: whoever goes on with the attempt goes on with its track."""
+        return self._tracks.setdefault((run_id, attempt), Track(run_id, attempt))
+
+    def enqueue(self, task: str, argument: str) -> None:
+        """After commit: wake a worker."""
+        self.wakeups.append((task, argument))
+
+    def signal_cancel(self, run_id: str) -> None:
+        """After commit: tell the worker that is at this run."""
+        self.cancelled.append(run_id)
+
+
+class Database:
+    """Transactions of this process, and the sending of what follows from them."""
+
+    def __init__(self, engine: AsyncEngine, publisher: Publisher, queue: Queue) -> None:
+        self.engine = engine
+        self.publisher = publisher
+        self._queue = queue
+
+    @asynccontextmanager
+    async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
+        """A session that commits at the end of the block, then sends what was collected; an error rolls all of it back.
+
+        Pass the `track` of the attempt that writes, so that its events go on where they were.
+        """
+        async with Session(self.engine, track) as session:
+            async with session.begin():
+                yield session
+            await self._tell(session)
+
+    async def _tell(self, session: Session) -> None:
+        for frame in session.frames:
+            self.publisher.frame(frame)
+        for run_id in session.cancelled:
+            self.publisher.signal(CANCELS, run_id)
+        for task, argument in session.wakeups:
+            self.publisher.push(*self._queue.message(task, argument))
+        if session.wakeups or session.cancelled:
+            await self.publisher.flush()

@@ -1,0 +1,159 @@
+"""Hears a run to its rest: what was told before, then what is told now, each frame once and in order.
+
+    listen to the channel ─▶ read the stream from the cursor ─▶ relay messages newer than that
+             ▲                                                          │
+             └───────── a number is missing, or the buffer ran over ◀───┘
+
+A run is at rest in `requires_action` and in every terminal status. Pub/sub may lose messages and Redis may lose
+streams: frames are numbered, so a gap is seen and read again, and a silent or empty stream is checked against Postgres,
+whose outcome closes it. A listener that reads slowly fills only its own bounded buffer.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from orchestrator.events import frames
+from orchestrator.events.frames import Cursor
+from orchestrator.events.publisher import stream_key
+from orchestrator.events.subscriber import Subscriber
+from orchestrator.foreign import Json
+from orchestrator.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+PING = b": ping\n\n"
+BUFFER = 1000
+"""Messages that wait for a slow listener before it has to read the stream again."""
+PAGE = 500
+"""Stream entries read at once."""
+
+Outcome = Callable[[str], Awaitable[bytes | None]]
+"""The closing frame of a run that stands still, from Postgres; None while it moves."""
+
+
+class Follower:
+    """Lets any number of listeners of this process follow any runs."""
+
+    def __init__(self, redis: Redis, subscriber: Subscriber, outcome: Outcome, settings: Settings) -> None:
+        self._redis = redis
+        self._subscriber = subscriber
+        self._outcome = outcome
+        self._silence = settings.stream_ping
+
+    async def follow(self, run_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+        """Yield the run's frames after `after` (whole frames, several at once) until it is at rest; comments in
+        between.
+
+        Ends with the frame that says how the run came to rest. Outlasts Redis: while it is away, Postgres is asked.
+        """
+        listener = _Listener(after)
+        while not listener.ended:
+            try:
+                async with self._subscriber.listening(stream_key(run_id), listener.hear):
+                    async for batch in self._listen(run_id, listener):
+                        yield batch
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("stream_interrupted", run_id=run_id, error=repr(error))
+                yield PING
+                if closing := await self._outcome(run_id):
+                    yield closing
+                    return
+                await asyncio.sleep(1)
+
+    async def _listen(self, run_id: str, listener: "_Listener") -> AsyncGenerator[bytes, None]:
+        while not listener.ended:
+            told = False
+            async for batch in self._stored(run_id, listener):
+                told = True
+                yield batch
+            if told and listener.at_rest:
+                return
+            if not told and (closing := await self._outcome(run_id)):
+                listener.ended = True
+                yield closing
+                return
+            async for batch in listener.live(self._silence):
+                yield batch
+
+    async def _stored(self, run_id: str, listener: "_Listener") -> AsyncGenerator[bytes, None]:
+        listener.forget()
+        key = stream_key(run_id)
+        since = f"({listener.cursor}"
+        while True:
+            page: Json = await self._redis.xrange(key, min=since, count=PAGE)
+            for _, fields in page:
+                if fresh := listener.fresh(fields[b"f"]):
+                    yield fresh
+            if len(page) < PAGE:
+                listener.ended = listener.at_rest
+                return
+            since = f"({page[-1][0].decode()}"
+
+
+class _Listener:
+    """What one client has heard, and what waits for it."""
+
+    def __init__(self, after: Cursor) -> None:
+        self.cursor = after
+        self.at_rest = False
+        self.ended = False
+        self._waiting: deque[bytes] = deque()
+        self._lost = False
+        self._heard = asyncio.Event()
+
+    def hear(self, batch: bytes | None) -> None:
+        """Take a message; None, or one too many, means that the stream must be read again."""
+        if batch is None or len(self._waiting) >= BUFFER:
+            self._lost = True
+            self._waiting.clear()
+        elif not self._lost:
+            self._waiting.append(batch)
+        self._heard.set()
+
+    def forget(self) -> None:
+        """Start afresh: the stream is about to be read."""
+        self._lost = False
+
+    def fresh(self, batch: bytes) -> bytes:
+        """The part of a batch that is new to this listener; the cursor moves behind it."""
+        last = frames.last_cursor(batch)
+        if last <= self.cursor:
+            return b""
+        if frames.first_cursor(batch) <= self.cursor:
+            batch = b"".join(frame for cursor, frame in frames.split(batch) if cursor > self.cursor)
+        self.cursor = last
+        self.at_rest = frames.last_event(batch) in frames.RESTING
+        return batch
+
+    async def live(self, silence: float) -> AsyncGenerator[bytes, None]:
+        """Yield what is heard until the run is at rest, something is missing, or nothing came for `silence` seconds."""
+        while True:
+            while self._waiting and not self._lost:
+                batch = self._waiting.popleft()
+                if self._gap(batch):
+                    return
+                if fresh := self.fresh(batch):
+                    yield fresh
+                    if self.at_rest:
+                        self.ended = True
+                        return
+            if self._lost:
+                return
+            self._heard.clear()
+            try:
+                async with asyncio.timeout(silence):
+                    await self._heard.wait()
+            except TimeoutError:
+                yield PING
+                return
+
+    def _gap(self, batch: bytes) -> bool:
+        first = frames.first_cursor(batch)
+        if first.attempt == self.cursor.attempt:
+            return first.seq > self.cursor.seq + 1
+        return first.attempt > self.cursor.attempt and first.seq > 1

@@ -1,0 +1,125 @@
+"""Server-sent event frames of a run, and the cursors that order them.
+
+    id: 3-12
+    event: thread.message.delta
+    data: {"id":"msg_…",…}
+
+A cursor is `<attempt>-<seq>`: the id of the frame, the `Last-Event-ID` of a client that comes back, and the id in the
+Redis stream, which refuses one of an older attempt. Each attempt has one writer, so nobody asks anybody for the next
+number.
+"""
+
+from typing import NamedTuple
+
+import orjson
+
+from orchestrator.foreign import Json
+
+RESTING = frozenset(
+    f"thread.run.{status}"
+    for status in ("requires_action", "completed", "incomplete", "failed", "cancelled", "expired")
+)
+"""Events after which a run stands still: a client's stream ends with the last of them."""
+
+DONE = b"event: done\ndata: [DONE]\n\n"
+
+
+class Cursor(NamedTuple):
+    """The place of a frame among a run's events. Cursors compare in the order of events."""
+
+    attempt: int
+    seq: int
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "Cursor":
+        """The cursor that `text` (`<attempt>-<seq>`) names. Raises ValueError."""
+        attempt, seq = (text.decode() if isinstance(text, bytes) else text).split("-")
+        if not (attempt.isascii() and attempt.isdecimal() and seq.isascii() and seq.isdecimal()):
+            raise ValueError(text)
+        return cls(int(attempt), int(seq))
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+
+START = Cursor(0, 0)
+
+
+class Frame(NamedTuple):
+    """One event of a run, ready for the wire."""
+
+    run_id: str
+    cursor: Cursor
+    data: bytes
+
+
+class Track:
+    """Numbers and builds the frames of one attempt of one run."""
+
+    def __init__(self, run_id: str, attempt: int) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self._seq = 0
+
+    def frame(self, event: str, data: bytes) -> Frame:
+        """The next frame: `data` is one line of JSON."""
+        self._seq += 1
+        cursor = Cursor(self.attempt, self._seq)
+        return Frame(self.run_id, cursor, b"id: %d-%d\nevent: %s\ndata: %s\n\n" % (*cursor, event.encode(), data))
+
+
+def message_delta(message_id: str, text: str, *, first: bool) -> bytes:
+    """The data of a `thread.message.delta` that adds `text`; only the first of a part has `annotations`."""
+    annotations = b',"annotations":[]' if first else b""
+    return (
+        b'{"id":"%s","object":"thread.message.delta","delta":{"content":[{"index":0,"type":"text","text":{"value":%s%s}}]}}'
+        % (
+            message_id.encode(),
+            orjson.dumps(text),
+            annotations,
+        )
+    )
+
+
+def refusal_delta(message_id: str, index: int, refusal: str) -> bytes:
+    """The data of a `thread.message.delta` that adds to the refusal at content `index`."""
+    part = {"index": index, "type": "refusal", "refusal": refusal}
+    return orjson.dumps({"id": message_id, "object": "thread.message.delta", "delta": {"content": [part]}})
+
+
+def step_delta(step_id: str, call: Json) -> bytes:
+    """The data of a `thread.run.step.delta` that adds to one tool call."""
+    details = {"type": "tool_calls", "tool_calls": [call]}
+    return orjson.dumps({"id": step_id, "object": "thread.run.step.delta", "delta": {"step_details": details}})
+
+
+def error_frame(message: str, *, type_: str = "server_error", code: str | None = None) -> bytes:
+    """An `error` event in the union of the shapes that clients read: nested and flat."""
+    error = {"message": message, "type": type_, "param": None, "code": code}
+    return b"event: error\ndata: %s\n\n" % orjson.dumps({"error": error, **error})
+
+
+def split(frames: bytes) -> list[tuple[Cursor, bytes]]:
+    """The single frames of a batch with their cursors."""
+    return [(_id_of(frame), frame + b"\n\n") for frame in frames.split(b"\n\n") if frame]
+
+
+def first_cursor(frames: bytes) -> Cursor:
+    """The cursor of the first frame of a batch."""
+    return _id_of(frames)
+
+
+def last_cursor(frames: bytes) -> Cursor:
+    """The cursor of the last frame of a batch. (Newlines in data are escaped: the pattern is only ever a frame's.)"""
+    at = frames.rfind(b"\n\nid: ")
+    return _id_of(frames[at + 2 :] if at >= 0 else frames)
+
+
+def last_event(frames: bytes) -> str:
+    """The name of the last event of a batch."""
+    at = frames.rfind(b"\nevent: ") + len(b"\nevent: ")
+    return frames[at : frames.index(b"\n", at)].decode()
+
+
+def _id_of(frame: bytes) -> Cursor:
+    return Cursor.parse(frame[len(b"id: ") : frame.index(b"\n")])

@@ -1,0 +1,100 @@
+"""One pub/sub connection per process, shared by everybody who listens to anything.
+
+A message is handed to the callbacks of its channel, which must be quick and must not block: a slow listener buffers and
+drops on its own side. Pub/sub forgets: whoever needs every message compares numbers and reads the stream again. After a
+broken connection all callbacks get None, which says "you may have missed something".
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from orchestrator.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Callback = Callable[[bytes | None], None]
+
+IDLE = "subscriber:idle"
+"""A channel without messages: a connection that listens to nothing would be closed."""
+
+
+class Subscriber:
+    """The listening side of a process."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._timeout = settings.redis_timeout
+        self._callbacks: dict[str, set[Callback]] = {}
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._pubsub: PubSub | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Subscriber"]:
+        """Listen in the background while the block runs."""
+        reader = asyncio.create_task(self._run(), name="subscriber")
+        try:
+            yield self
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    @asynccontextmanager
+    async def listening(self, channel: str, callback: Callback) -> AsyncIterator[None]:
+        """Call `callback` for each message of `channel` while the block runs; nothing is missed from its first line on.
+
+        Raises TimeoutError if Redis does not confirm the subscription in time.
+        """
+        callbacks = self._callbacks.setdefault(channel, set())
+        callbacks.add(callback)
+        confirmed = self._confirmed.setdefault(channel, asyncio.Event())
+        try:
+            if len(callbacks) == 1 and self._pubsub is not None:
+                await self._pubsub.subscribe(channel)
+            async with asyncio.timeout(self._timeout):
+                await confirmed.wait()
+            yield
+        finally:
+            callbacks.discard(callback)
+            if not callbacks:
+                self._callbacks.pop(channel, None)
+                self._confirmed.pop(channel, None)
+                await self._unsubscribe(channel)
+
+    async def _unsubscribe(self, channel: str) -> None:
+        if self._pubsub is not None:
+            try:
+                await self._pubsub.unsubscribe(channel)
+            except (RedisError, OSError) as error:
+                log.debug("unsubscribe_failed", error=repr(error))
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await pubsub.subscribe(IDLE, *self._callbacks)
+                    self._pubsub = pubsub
+                    while True:
+                        message = await pubsub.get_message(timeout=self._timeout)
+                        if message is not None:
+                            self._hand_over(message["type"], message["channel"].decode(), message["data"])
+            except (RedisError, OSError) as error:
+                log.warning("subscription_lost", error=repr(error))
+            finally:
+                self._pubsub = None
+            for callbacks in self._callbacks.values():
+                for callback in tuple(callbacks):
+                    callback(None)
+            await asyncio.sleep(0.2)
+
+    def _hand_over(self, kind: str, channel: str, data: bytes) -> None:
+        if kind == "subscribe" and channel in self._confirmed:
+            self._confirmed[channel].set()
+        elif kind == "message":
+            for callback in tuple(self._callbacks.get(channel, ())):
+                callback(data)

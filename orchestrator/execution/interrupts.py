@@ -1,0 +1,54 @@
+"""How a run is stopped from outside: at once, for a stated reason, and never in the middle of a journal line."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from orchestrator.errors import RunExpired, RunStopped
+
+
+class Interrupts:
+    """The reasons for which one run may have to stop."""
+
+    def __init__(self) -> None:
+        self._why: RunStopped | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._lines = 0
+
+    @asynccontextmanager
+    async def allowed(self, expires_at: int) -> AsyncIterator[None]:
+        """Let interruptions end the block by raising their reason; `expires_at` (unix seconds) brings one."""
+        self._task = asyncio.current_task()
+        due = max(0.0, expires_at - time.time())
+        expiry = asyncio.get_running_loop().call_later(due, self.interrupt, RunExpired())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._why is None or (self._task is not None and self._task.uncancel() > 0):
+                raise
+            raise self._why from None
+        finally:
+            self._task = None
+            expiry.cancel()
+
+    def interrupt(self, why: RunStopped) -> None:
+        """Stop the run now, or after the line that is being written. The first reason counts."""
+        if self._why is None:
+            self._why = why
+            if self._task is not None and not self._lines:
+                self._task.cancel()
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Keep interruptions waiting while a line is written; whoever wrote it calls `check`."""
+        self._lines += 1
+        try:
+            yield
+        finally:
+            self._lines -= 1
+
+    def check(self) -> None:
+        """Raise the reason to stop, if there is one."""
+        if self._why is not None:
+            raise self._why

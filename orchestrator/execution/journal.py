@@ -1,0 +1,231 @@
+"""What is written down of a run while it is carried: every line a transaction that only the owning attempt can write.
+
+A message or a step is opened when the first piece of it is heard; each finished model turn and each tool output is a
+checkpoint, so that nothing that was paid for is paid again. Before a line is written the run's row is locked and its
+attempt compared: a worker that has lost its lease writes nothing. Interruptions (cancel, expiry, lost lease) are felt
+at once, but never in the middle of a line. No transaction is open between lines.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import structlog
+
+from orchestrator import closing, lifecycle
+from orchestrator.db import Database, Session
+from orchestrator.errors import LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
+from orchestrator.events.frames import Track
+from orchestrator.execution import conversation, scribe
+from orchestrator.execution.interrupts import Interrupts
+from orchestrator.execution.reply import Reply
+from orchestrator.foreign import Json
+from orchestrator.model import Prompt, RefusalDelta, TextDelta, ToolCallDelta
+from orchestrator.tables import Message, Run, RunStep
+from orchestrator.tools import ToolCall
+from orchestrator.wire import objects
+
+log = structlog.get_logger(__name__)
+
+TURNS = 200
+"""Turns with tool calls after which a run fails: no loop without an end."""
+
+
+class Journal:
+    """The record of one attempt at a run. One journal, one loop."""
+
+    def __init__(self, database: Database, run: Run, track: Track, history: list[Message | RunStep]) -> None:
+        self.run = run
+        self._database = database
+        self._track = track
+        self._history = history
+        self._interrupts = Interrupts()
+        self._line = asyncio.Lock()
+        self._heard: Reply | None = None
+
+    def interruptible(self) -> AbstractAsyncContextManager[None]:
+        """Let `interrupt` and the run's expiry end the block by raising their reason."""
+        return self._interrupts.allowed(self.run.expires_at)
+
+    def interrupt(self, why: RunStopped) -> None:
+        """Stop the run as soon as no line is being written."""
+        self._interrupts.interrupt(why)
+
+    # -- what the loop asks --
+
+    def check(self) -> None:
+        """Raise what must stop the run before its next step: RunStopped, or RunFailure for a run without an end."""
+        self._interrupts.check()
+        if len(self._turns()) > TURNS:
+            raise RunFailure("server_error", f"The run was ended after {TURNS} turns with tool calls.")
+        used = self._used()
+        if self.run.max_completion_tokens is not None and used["completion_tokens"] >= self.run.max_completion_tokens:
+            raise OutOfTokens("max_completion_tokens")
+        if self.run.max_prompt_tokens is not None and used["prompt_tokens"] >= self.run.max_prompt_tokens:
+            raise OutOfTokens("max_prompt_tokens")
+
+    def unanswered(self) -> list[ToolCall]:
+        """The calls of the last turn that have no output yet."""
+        turns = self._turns()
+        if not turns or turns[-1].status != "in_progress":
+            return []
+        calls = [call for call in turns[-1].step_details["tool_calls"] if call["function"]["output"] is None]
+        return [ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
+
+    def prompt(self, offers: list[Json]) -> Prompt:
+        """The next question. A forced tool choice holds for the first turn only: it would never let the run end."""
+        run = self.run
+        choice = run.tool_choice if run.tool_choice == "none" or not self._turns() else "auto"
+        budget = run.max_completion_tokens
+        return Prompt(
+            model=run.model,
+            messages=conversation.render(run, self._history),
+            tools=offers,
+            tool_choice=choice if offers and choice != "auto" else None,
+            temperature=run.temperature if run.temperature != 1.0 else None,
+            top_p=run.top_p if run.top_p != 1.0 else None,
+            response_format=run.response_format if run.response_format != "auto" else None,
+            parallel_tool_calls=False if offers and not run.parallel_tool_calls else None,
+            reasoning_effort=run.reasoning_effort,
+            max_completion_tokens=None if budget is None else budget - self._used()["completion_tokens"],
+        )
+
+    # -- what is heard --
+
+    async def say(self, reply: Reply, delta: TextDelta | RefusalDelta) -> None:
+        """Tell a piece of text (or of a refusal); the first one opens the message and its step."""
+        if reply.calls:
+            log.debug("text_after_calls_dropped")  # the turn's message is closed, and steps follow each other
+            return
+        if reply.message is None:
+            async with self._writing() as session:
+                await scribe.open_message(session, self.run, reply)
+                self._heard = reply
+        if reply.message is not None:
+            self._tell("thread.message.delta", scribe.hear_text(reply, reply.message, delta))
+
+    async def call(self, reply: Reply, delta: ToolCallDelta) -> None:
+        """Tell a piece of a tool call; the first one closes the turn's message and opens the step of its calls."""
+        if not reply.calls:
+            async with self._writing() as session:
+                await scribe.open_calls(session, self.run, reply)
+        if reply.step is not None:
+            for data in scribe.hear_call(reply, reply.step, delta):
+                self._tell("thread.run.step.delta", data)
+
+    # -- checkpoints --
+
+    async def ask(self, reply: Reply) -> None:
+        """Write down a turn that ended in tool calls. Raises OutOfTokens if it was cut off within them."""
+        if reply.step is None:
+            raise RuntimeError("calls without a step")
+        whole = reply.finished is None or reply.finished.reason != "length"
+        details = {"type": "tool_calls", "tool_calls": [call.wire() for call in reply.calls] if whole else []}
+        async with self._writing() as session:
+            step = await scribe.save_step(session, reply.step, step_details=details, usage=objects.usage(reply.usage))
+        if reply.message is not None:
+            self._history.append(reply.message)
+        self._history.append(step)
+        if not whole:
+            raise OutOfTokens("max_completion_tokens")
+
+    async def answered(self, call: ToolCall, output: str) -> None:
+        """Write down the output of a call; the last one completes the step."""
+        async with self._writing() as session:
+            step = self._turns()[-1]
+            calls = [_with_output(known, call.id, output) for known in step.step_details["tool_calls"]]
+            details = {"type": "tool_calls", "tool_calls": calls}
+            if all(known["function"]["output"] is not None for known in calls):
+                step = await scribe.complete_step(session, step, step_details=details)
+                scribe.publish_step(session, self.run, "completed", step)
+            else:
+                step = await scribe.save_step(session, step, step_details=details)
+            self._history[self._history.index(self._turns()[-1])] = step
+
+    # -- coming to rest --
+
+    async def wait_for(self, calls: list[ToolCall]) -> None:
+        """Come to rest until the client submits the outputs of these calls."""
+        asked = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ]
+        action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": asked}}
+        async with self._writing(last=True) as session:
+            await lifecycle.move(session, self.run, "requires_action", attempt="same", required_action=action)
+        log.info("run_requires_action", calls=len(calls))
+
+    async def finish(self, reply: Reply) -> None:
+        """Write down the final answer and end the run as its reply ended: whole, cut off, or withheld."""
+        reason = reply.finished.reason if reply.finished else "stop"
+        if reply.message is None:
+            async with self._writing() as session:
+                await scribe.open_message(session, self.run, reply)
+        self._heard = reply
+        if reason == "length":
+            return await self._end("incomplete", incomplete_details={"reason": "max_completion_tokens"})
+        if reason == "content_filter":
+            error = {"code": "server_error", "message": "The model's answer was withheld by a content filter."}
+            return await self._end("failed", reason="content_filter", last_error=error)
+        async with self._writing(last=True) as session:
+            await scribe.complete_message(session, self.run, reply, reply.usage)
+            await closing.end(session, self.run, "completed", attempt="same")
+        log.info("run_completed", tokens=reply.usage.total_tokens)
+        return None
+
+    async def stop(self, why: RunStopped) -> None:
+        """End, or leave, the run for a reason that is not its own failure."""
+        match why:
+            case RunExpired():
+                await self._end("expired")
+            case OutOfTokens(reason=reason):
+                await self._end("incomplete", incomplete_details={"reason": reason})
+            case RunCancelled():
+                await self._end("cancelled")
+            case _:
+                log.warning("run_left", reason=type(why).__name__)
+
+    async def fail(self, failure: RunFailure) -> None:
+        """End the run as failed; its `last_error` is what the failure says."""
+        await self._end("failed", last_error={"code": failure.code, "message": failure.message})
+
+    async def _end(self, ending: lifecycle.Ending, *, reason: str | None = None, **values: Json) -> None:
+        with self._interrupts.deferred():
+            async with self._line, self._database.transaction(self._track) as session:
+                try:
+                    await lifecycle.hold(session, self.run)
+                except RunCancelled:  # the client's wish goes before any other ending
+                    ending, reason, values = "cancelled", None, {}
+                except LeaseLost:
+                    log.warning("run_left", reason="LeaseLost")
+                    return
+                if self._heard is not None and self._heard.message is not None:
+                    await scribe.save_message(session, self._heard.message, self._heard.content())
+                await closing.end(session, self.run, ending, attempt="same", reason=reason, **values)
+        log.info("run_ended", status=ending)
+
+    def _tell(self, event: str, data: bytes) -> None:
+        self._database.publisher.frame(self._track.frame(event, data))
+
+    @asynccontextmanager
+    async def _writing(self, *, last: bool = False) -> AsyncIterator[Session]:
+        async with self._line:
+            with self._interrupts.deferred():
+                async with self._database.transaction(self._track) as session:
+                    await lifecycle.hold(session, self.run)
+                    yield session
+            if not last:
+                self._interrupts.check()
+
+    def _turns(self) -> list[RunStep]:
+        """The run's own turns with tool calls: all that cost anything so far."""
+        return [item for item in self._history if isinstance(item, RunStep) and item.run_id == self.run.id]
+
+    def _used(self) -> Json:
+        return objects.usage_sum([step.usage for step in self._turns()])
+
+
+def _with_output(call: Json, call_id: str, output: str) -> Json:
+    if call["id"] != call_id:
+        return call
+    return {**call, "function": {**call["function"], "output": output}}

@@ -1,0 +1,71 @@
+"""The run loop: what is unanswered is answered, otherwise the model is asked, until the run is at rest.
+
+Every pass starts from what the journal knows, so a new run, a run resumed with tool outputs and a run taken over from a
+dead worker take the same path. That is about all the loop may ever hold: features enter through a `Tool`, a `Model`, or
+a line of the journal. Nobody needs to say whether somebody listens: deltas are always published.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+
+from orchestrator.errors import RunFailure, RunStopped
+from orchestrator.execution.journal import Journal
+from orchestrator.execution.reply import Reply
+from orchestrator.model import Delta, Finished, Model, RefusalDelta, TextDelta, ToolCallDelta
+from orchestrator.tools import Toolbox, ToolCall
+
+log = structlog.get_logger(__name__)
+
+
+async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
+    """Carry a claimed run to rest: over, or waiting in `requires_action`."""
+    try:
+        async with journal.interruptible():
+            while True:
+                journal.check()
+                if calls := journal.unanswered():
+                    if waiting := await answer(journal, tools, calls):
+                        return await journal.wait_for(waiting)
+                else:
+                    reply = await listen(journal, model.stream(journal.prompt(tools.offers())))
+                    if not reply.calls:
+                        return await journal.finish(reply)
+                    await journal.ask(reply)
+    except RunStopped as why:
+        await journal.stop(why)
+    except RunFailure as failure:
+        await journal.fail(failure)
+    except Exception:
+        log.exception("run_failed")
+        await journal.fail(RunFailure("server_error"))
+
+
+async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> list[ToolCall]:
+    """Answer a turn's calls concurrently, writing each output down when known. Returns those left to the client."""
+
+    async def one(call: ToolCall) -> ToolCall | None:
+        output = await tools.answer(call)
+        if output is None:
+            return call
+        await journal.answered(call, output)
+        return None
+
+    return [call for call in await asyncio.gather(*map(one, calls)) if call is not None]
+
+
+async def listen(journal: Journal, deltas: AsyncGenerator[Delta, None]) -> Reply:
+    """Hear a reply to its end, telling every delta as it comes."""
+    reply = Reply()
+    async with aclosing(deltas):
+        async for delta in deltas:
+            match delta:
+                case TextDelta() | RefusalDelta():
+                    await journal.say(reply, delta)
+                case ToolCallDelta():
+                    await journal.call(reply, delta)
+                case Finished():
+                    reply.finished = delta
+    return reply

@@ -1,0 +1,74 @@
+"""Carries the runs of one worker process: claims them, lets the loop run, passes interruptions to the right one."""
+
+import asyncio
+
+import structlog
+
+from orchestrator import closing, lifecycle
+from orchestrator.db import Database
+from orchestrator.errors import RunFailure, RunStopped
+from orchestrator.execution import conversation
+from orchestrator.execution.journal import Journal
+from orchestrator.execution.loop import execute
+from orchestrator.model import Model
+from orchestrator.settings import Settings
+from orchestrator.tools.registry import toolbox
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """The runs that this process is at, under its name `owner`."""
+
+    def __init__(self, database: Database, model: Model, owner: str, settings: Settings) -> None:
+        self._database = database
+        self._model = model
+        self._owner = owner
+        self._lease = settings.run_lease
+        self._journals: dict[str, Journal] = {}
+
+    async def run(self, run_id: str) -> None:
+        """Carry a run to rest if it waits for a worker; otherwise do nothing: a wake-up may come twice or too late."""
+        journal = await self._claim(run_id)
+        if journal is None:
+            log.debug("run_not_claimed", run_id=run_id)
+            return
+        run = journal.run
+        self._journals[run.id] = journal
+        with structlog.contextvars.bound_contextvars(run_id=run.id, thread_id=run.thread_id, attempt=run.attempt):
+            log.info("run_claimed", model=run.model)
+            try:
+                await self._carry(journal)
+            except asyncio.CancelledError:  # the process shuts down: let another go on at once
+                await asyncio.shield(self._release(journal))
+                raise
+            finally:
+                if self._journals.get(run.id) is journal:
+                    del self._journals[run.id]
+
+    def interrupt(self, run_id: str, why: RunStopped) -> None:
+        """Stop a run if this process is at it."""
+        if journal := self._journals.get(run_id):
+            journal.interrupt(why)
+
+    async def _claim(self, run_id: str) -> Journal | None:
+        async with self._database.transaction() as session:
+            run = await lifecycle.claim(session, run_id, self._owner, self._lease)
+            if run is None:
+                return None
+            await closing.close_torn(session, run)
+            history = await conversation.load(session, run)
+            return Journal(self._database, run, session.track(run.id, run.attempt), history)
+
+    async def _carry(self, journal: Journal) -> None:
+        try:
+            tools = toolbox(journal.run.tools)
+        except RunFailure as failure:
+            await journal.fail(failure)
+        else:
+            await execute(journal, self._model, tools)
+
+    async def _release(self, journal: Journal) -> None:
+        async with self._database.transaction() as session:
+            await lifecycle.release(session, journal.run)
+        log.info("run_released")

@@ -1,0 +1,125 @@
+"""Writes a reply down while it is heard: opens messages and steps, tells every piece, closes what the turn completes.
+
+    step.created · step.in_progress · message.created · message.in_progress · message.delta … message.completed ·
+    step.completed step.created · step.in_progress · step.delta (id, name) · step.delta (arguments) …
+
+Steps follow each other strictly, a call's id and name are told once, indexes count from 0 without gaps: clients of the
+original break on anything else.
+"""
+
+from sqlalchemy import update
+from sqlmodel import col
+
+from orchestrator.closing import expiry
+from orchestrator.db import Session
+from orchestrator.events import frames
+from orchestrator.execution.reply import OpenCall, Reply
+from orchestrator.foreign import Json
+from orchestrator.model import RefusalDelta, TextDelta, ToolCallDelta, Usage
+from orchestrator.tables import Message, Run, RunStep, now
+from orchestrator.wire import objects
+
+
+def publish_message(session: Session, run: Run, event: str, message: Message) -> None:
+    """After commit: `thread.message.<event>`."""
+    session.publish(run.id, run.attempt, f"thread.message.{event}", objects.dump(objects.message(message)))
+
+
+def publish_step(session: Session, run: Run, event: str, step: RunStep) -> None:
+    """After commit: `thread.run.step.<event>`."""
+    session.publish(run.id, run.attempt, f"thread.run.step.{event}", objects.dump(objects.run_step(step, expiry(run))))
+
+
+async def open_message(session: Session, run: Run, reply: Reply) -> None:
+    """Open the reply's message and its step."""
+    message = Message(
+        thread_id=run.thread_id, assistant_id=run.assistant_id, run_id=run.id, role="assistant", status="in_progress"
+    )
+    step = _step(run, "message_creation", {"message_id": message.id})
+    session.add_all([message, step])
+    await session.flush()
+    for event in ("created", "in_progress"):
+        publish_step(session, run, event, step)
+    for event in ("created", "in_progress"):
+        publish_message(session, run, event, message)
+    reply.message, reply.step = message, step
+
+
+async def open_calls(session: Session, run: Run, reply: Reply) -> None:
+    """Open the step of the reply's tool calls; a message that came before them is complete.
+
+    What a turn costs is known once, at its end: the calls' step carries it all, the message's step nothing.
+    """
+    if reply.message is not None:
+        await complete_message(session, run, reply, Usage())
+    step = _step(run, "tool_calls", [])
+    session.add(step)
+    await session.flush()
+    for event in ("created", "in_progress"):
+        publish_step(session, run, event, step)
+    reply.step = step
+
+
+async def complete_message(session: Session, run: Run, reply: Reply, usage: Usage) -> None:
+    """Close the reply's message and its step as completed."""
+    if reply.message is None or reply.step is None:
+        raise RuntimeError("no message is open")
+    message = await save_message(session, reply.message, reply.content(), status="completed", completed_at=now())
+    step = await complete_step(session, reply.step, usage=objects.usage(usage))
+    publish_message(session, run, "completed", message)
+    publish_step(session, run, "completed", step)
+    reply.message, reply.step = message, step
+
+
+async def save_message(session: Session, message: Message, content: list[Json], **values: Json) -> Message:
+    """Store what the message says so far."""
+    query = update(Message).where(col(Message.id) == message.id).values(content=content, **values).returning(Message)
+    return (await session.execute(query, execution_options=FRESH)).scalar_one()
+
+
+async def save_step(session: Session, step: RunStep, **values: Json) -> RunStep:
+    """Store what is known of the step."""
+    query = update(RunStep).where(col(RunStep.id) == step.id).values(values).returning(RunStep)
+    return (await session.execute(query, execution_options=FRESH)).scalar_one()
+
+
+async def complete_step(session: Session, step: RunStep, **values: Json) -> RunStep:
+    """Close the step as completed."""
+    return await save_step(session, step, status="completed", completed_at=now(), **values)
+
+
+def hear_text(reply: Reply, message: Message, delta: TextDelta | RefusalDelta) -> bytes:
+    """Add a piece of text or refusal to the reply; returns the data of its event."""
+    if isinstance(delta, TextDelta):
+        data = frames.message_delta(message.id, delta.text, first=not reply.text)
+        reply.text.append(delta.text)
+        return data
+    data = frames.refusal_delta(message.id, 1 if reply.text else 0, delta.text)
+    reply.refusal.append(delta.text)
+    return data
+
+
+def hear_call(reply: Reply, step: RunStep, delta: ToolCallDelta) -> list[bytes]:
+    """Add a piece of a tool call to the reply; returns the data of its events."""
+    told: list[Json] = []
+    if delta.index == len(reply.calls):
+        reply.calls.append(OpenCall(delta.id or "", delta.name or ""))
+        function = {"name": delta.name, "arguments": "", "output": None}
+        told.append({"index": delta.index, "id": delta.id, "type": "function", "function": function})
+    if delta.arguments:
+        reply.calls[delta.index].arguments.append(delta.arguments)
+        told.append({"index": delta.index, "type": "function", "function": {"arguments": delta.arguments}})
+    return [frames.step_delta(step.id, call) for call in told]
+
+
+def _step(run: Run, kind: str, details: Json) -> RunStep:
+    return RunStep(
+        run_id=run.id,
+        thread_id=run.thread_id,
+        assistant_id=run.assistant_id,
+        type=kind,
+        step_details={"type": kind, kind: details},
+    )
+
+
+FRESH = {"synchronize_session": False, "populate_existing": True}

@@ -1,0 +1,105 @@
+"""What nobody else would do: hand on the runs of dead workers, enqueue what was lost, end what is overdue.
+
+Every worker is ready to do it, one at a time does (an advisory lock decides). Each rule is a guarded UPDATE, so doing
+it twice, or while the run's worker is alive after all, does no harm: the fence in `lifecycle` decides who may write.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import String, func, or_, select, text, update
+from sqlmodel import col
+
+from orchestrator import closing, lifecycle
+from orchestrator.db import Database, Session
+from orchestrator.lifecycle import EXECUTE
+from orchestrator.presence import LOCK_CLASS
+from orchestrator.tables import IS_ACTIVE, Run, now
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+"""Runs that one sweep takes of each kind; the next sweep takes the next."""
+PATIENCE = 30.0
+"""Seconds that a wake-up may stay unanswered before it is sent again."""
+GRACE = 5
+"""Seconds that a live worker has to end an overdue run by itself."""
+
+LIVING = (
+    text(
+        "SELECT objid::bigint::text FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+        " AND classid = :lock_class AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    .bindparams(lock_class=LOCK_CLASS)
+    .columns(owner=String)
+)
+"""The workers whose lock is held."""
+ORPHAN = or_(col(Run.lease_until) < func.now(), col(Run.owner).not_in(LIVING))
+"""A run whose owner is silent or dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many runs a sweep touched."""
+
+    orphaned: int = 0
+    woken: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+
+async def sweep(database: Database) -> Swept:
+    """Do what is due. Returns zeros if another process is at it."""
+    async with database.transaction() as session:
+        if not (await session.execute(select(func.pg_try_advisory_xact_lock(LOCK_CLASS, 0)))).scalar_one():
+            return Swept()
+        orphaned = await _release_orphans(session)
+        swept = Swept(orphaned, await _wake(session), await _finish_cancelling(session), await _expire(session))
+    if swept != Swept():
+        log.info("swept", orphaned=swept.orphaned, woken=swept.woken, cancelled=swept.cancelled, expired=swept.expired)
+    return swept
+
+
+async def _release_orphans(session: Session) -> int:
+    orphans = select(col(Run.id)).where(
+        IS_ACTIVE, col(Run.status).in_(("in_progress", "cancelling")), col(Run.owner).is_not(None), ORPHAN
+    )
+    free = update(Run).where(col(Run.id).in_(orphans.limit(BATCH).with_for_update(skip_locked=True)))
+    free = free.values(owner=None, lease_until=None, wake_at=func.now()).returning(col(Run.id))
+    return len((await session.execute(free, execution_options=UNSEEN)).all())
+
+
+async def _wake(session: Session) -> int:
+    """Enqueue again what waits for a worker: queued, or left in progress by one."""
+    waits = or_(col(Run.status) == "queued", (col(Run.status) == "in_progress") & col(Run.owner).is_(None))
+    due = select(col(Run.id)).where(IS_ACTIVE, waits, col(Run.wake_at) <= func.now(), col(Run.expires_at) > now())
+    again = update(Run).where(col(Run.id).in_(due.limit(BATCH).with_for_update(skip_locked=True)))
+    again = again.values(wake_at=lifecycle.wake_after(PATIENCE)).returning(col(Run.id))
+    woken = (await session.execute(again, execution_options=UNSEEN)).scalars().all()
+    for run_id in woken:
+        session.enqueue(EXECUTE, run_id)
+    return len(woken)
+
+
+async def _finish_cancelling(session: Session) -> int:
+    """End what was cancelled and has nobody at work."""
+    left = select(Run).where(IS_ACTIVE, col(Run.status) == "cancelling", col(Run.owner).is_(None)).limit(BATCH)
+    runs = (await session.execute(left.with_for_update(skip_locked=True))).scalars().all()
+    for run in runs:
+        await closing.end(session, run, "cancelled", attempt="next")
+    return len(runs)
+
+
+async def _expire(session: Session) -> int:
+    """End what is overdue; a live worker gets a moment to do it itself."""
+    overdue = select(Run).where(
+        IS_ACTIVE,
+        or_(col(Run.expires_at) <= now() - GRACE, (col(Run.expires_at) <= now()) & col(Run.owner).is_(None)),
+    )
+    runs = (await session.execute(overdue.limit(BATCH).with_for_update(skip_locked=True))).scalars().all()
+    for run in runs:
+        await closing.end(session, run, "expired", attempt="next")
+    return len(runs)
+
+
+UNSEEN = {"synchronize_session": False}

@@ -1,0 +1,153 @@
+"""The life of a run, and the only code that writes its status.
+
+    queued ──▶ in_progress ──▶ completed | incomplete | failed
+      ▲             │    ▲ (taken over: same status, next attempt)
+      │             ▼
+      └──── requires_action           any active ──▶ expired
+    queued | in_progress | requires_action ──▶ cancelling ──▶ cancelled
+
+`move` is a guarded UPDATE: it changes the row only if the run is in a status from which the step is legal and, where
+the writer speaks for an attempt, if that attempt still owns the run. Its event follows from it and from nothing else. A
+partial unique index allows one active run per thread. `expires_at` is set once: the clock never starts again.
+"""
+
+from typing import Literal
+
+from sqlalchemy import func, select, update
+from sqlmodel import col
+
+from orchestrator.db import Session
+from orchestrator.errors import LeaseLost, RunCancelled
+from orchestrator.foreign import Json
+from orchestrator.tables import ACTIVE, IS_ACTIVE, Run, now
+from orchestrator.wire import objects
+
+Status = Literal[
+    "queued",
+    "in_progress",
+    "requires_action",
+    "cancelling",
+    "cancelled",
+    "failed",
+    "completed",
+    "incomplete",
+    "expired",
+]
+Ending = Literal["cancelled", "failed", "completed", "incomplete", "expired"]
+
+FROM: dict[Status, tuple[str, ...]] = {
+    "queued": ("requires_action",),
+    "in_progress": ("queued",),
+    "requires_action": ("in_progress",),
+    "cancelling": ("queued", "in_progress", "requires_action"),
+    "cancelled": ("cancelling",),
+    "failed": ("queued", "in_progress"),
+    "completed": ("in_progress",),
+    "incomplete": ("in_progress",),
+    "expired": ACTIVE,
+}
+"""Every legal transition. A run is created as `queued`."""
+
+STAMPS: dict[Status, str] = {"cancelled": "cancelled_at", "failed": "failed_at", "completed": "completed_at"}
+
+Attempt = Literal["same", "next"]
+
+EXECUTE = "runs.execute"
+"""The task that carries a run on; its argument is the run's id."""
+
+
+def told(session: Session, run: Run) -> None:
+    """Publish a run's status as its event, after commit."""
+    session.publish(run.id, run.attempt, f"thread.run.{run.status}", objects.dump(objects.run(run)))
+
+
+def told_cancelling(session: Session, cancelled: Run) -> None:
+    """Publish `thread.run.cancelling` for a run that has just been cancelled.
+
+    Whoever ends the run tells it, because only one may write to the attempt's stream, and a client's cancel is not the
+    one.
+    """
+    before = {"status": "cancelling", "cancelled_at": None, "usage": None, "expires_at": cancelled.expires_at}
+    data = objects.dump({**objects.run(cancelled), **before})
+    session.publish(cancelled.id, cancelled.attempt, "thread.run.cancelling", data)
+
+
+async def move(
+    session: Session, run: Run, to: Status, *, attempt: Attempt, tell: bool = True, **values: Json
+) -> Run | None:
+    """Move a run to status `to`, or return None if it may not go there (any more). `values` are further columns.
+
+    `attempt="same"`: the writer speaks for `run.attempt` and writes only while that attempt is the run's.
+    `attempt="next"`: the writer comes from outside and opens the next attempt, which fences off whoever was at work.
+    `tell=False` leaves the event to the caller, who publishes it with `told` when it is its turn.
+    """
+    where: list[Json] = [col(Run.id) == run.id, col(Run.status).in_(FROM[to])]
+    if attempt == "same":
+        where.append(col(Run.attempt) == run.attempt)
+    else:
+        values["attempt"] = Run.attempt + 1
+    if stamp := STAMPS.get(to):
+        values[stamp] = now()
+    if to != "cancelling":
+        values |= {"owner": None, "lease_until": None}
+    moved = await _update(session, *where, status=to, **values)
+    if moved is not None and tell:
+        told(session, moved)
+    return moved
+
+
+async def claim(session: Session, run_id: str, owner: str, lease: float) -> Run | None:
+    """Take a run that waits for a worker: queued, or left behind in progress. None if there is nothing to take.
+
+    Whoever claims opens the next attempt. A run that is taken over keeps its status and its `started_at`: no event.
+    """
+    terms: dict[str, Json] = {"owner": owner, "lease_until": _in(lease), "attempt": Run.attempt + 1}
+    fresh = [col(Run.id) == run_id, col(Run.status).in_(FROM["in_progress"]), col(Run.expires_at) > now()]
+    run = await _update(session, *fresh, status="in_progress", started_at=now(), **terms)
+    if run is not None:
+        told(session, run)
+        return run
+    left = [col(Run.id) == run_id, col(Run.status) == "in_progress", col(Run.owner).is_(None)]
+    return await _update(session, *left, **terms)
+
+
+async def hold(session: Session, run: Run) -> None:
+    """Lock the row for a line of `run.attempt`. Raises LeaseLost or RunCancelled: nothing may be written then."""
+    query = select(col(Run.attempt), col(Run.status)).where(col(Run.id) == run.id).with_for_update(key_share=True)
+    row = (await session.execute(query)).one_or_none()
+    if row is None or row.attempt != run.attempt:
+        raise LeaseLost(run.id)
+    if row.status == "cancelling":
+        raise RunCancelled(run.id)
+    if row.status != "in_progress":
+        raise LeaseLost(run.id)
+
+
+async def release(session: Session, run: Run) -> None:
+    """Give a claimed run back, unfinished: it stays in progress until somebody claims the next attempt."""
+    mine = [col(Run.id) == run.id, col(Run.attempt) == run.attempt, col(Run.status) == "in_progress"]
+    if await _update(session, *mine, owner=None, lease_until=None, wake_at=func.now()):
+        session.enqueue(EXECUTE, run.id)
+
+
+async def renew(session: Session, owner: str, lease: float) -> None:
+    """Renew the lease of everything that a worker process carries, in one statement."""
+    mine: list[Json] = [col(Run.owner) == owner, IS_ACTIVE]
+    await session.execute(
+        update(Run).where(*mine).values(lease_until=_in(lease)).execution_options(synchronize_session=False)
+    )
+
+
+def wake_after(seconds: float) -> Json:
+    """A `wake_at` that lies `seconds` ahead by the database's clock."""
+    return _in(seconds)
+
+
+def _in(seconds: float) -> Json:
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+async def _update(session: Session, *where: Json, **values: Json) -> Run | None:
+    query = update(Run).where(*where).values(values).returning(Run)
+    options = {"populate_existing": True, "synchronize_session": False}
+    return (await session.execute(query, execution_options=options)).scalar_one_or_none()

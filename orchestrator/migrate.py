@@ -1,0 +1,59 @@
+"""Bring the database to this release's schema, and register the deployment's own key.
+
+Safe to start from several places at once: migrations run under an advisory lock.
+"""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from orchestrator import db, projects
+from orchestrator.presence import LOCK_CLASS
+from orchestrator.settings import Settings
+
+SCRIPTS = Path(__file__).parent / "migrations"
+LOCK_NUMBER = -1
+
+
+async def migrate(settings: Settings) -> None:
+    """Upgrade to the newest schema and make `settings.api_key`, if given, a key of the default project."""
+    engine = db.engine(settings, patient=True)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:a, :b)"), {"a": LOCK_CLASS, "b": LOCK_NUMBER})
+            await connection.run_sync(_upgrade)
+        if settings.api_key is not None:
+            async with db.Session(engine) as session, session.begin():
+                await projects.register(session, settings.api_key.get_secret_value())
+    finally:
+        await engine.dispose()
+
+
+def configuration(connection: Connection | None = None) -> Config:
+    """Alembic's configuration: our scripts, and the connection to use if there is one."""
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    command.upgrade(configuration(connection), "head")
+
+
+def check(connection: Connection) -> None:
+    """Raise if the tables in the code and the migrations differ."""
+    command.check(configuration(connection))
+
+
+async def checked(settings: Settings) -> None:
+    """`check` on the database of `settings`."""
+    engine = db.engine(settings)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(check)
+    finally:
+        await engine.dispose()

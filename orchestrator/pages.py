@@ -1,0 +1,49 @@
+"""Lists: a page of rows around cursors that are ids, in the order of `position`, which never ties."""
+
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, select
+from sqlmodel import SQLModel, col
+
+from orchestrator.db import Session
+from orchestrator.errors import InvalidRequest
+from orchestrator.tables import Assistant, Message, Run, RunStep
+from orchestrator.wire.echo import echo
+from orchestrator.wire.requests import ListQuery
+
+Row = TypeVar("Row", Assistant, Message, Run, RunStep)
+
+Condition = ColumnElement[bool]
+
+
+async def page(session: Session, table: type[Row], query: ListQuery, *scope: Condition) -> tuple[list[Row], bool]:
+    """At most `query.limit` rows of `scope` between the exclusive cursors, and whether there are more beyond them.
+
+    `after` walks on, `before` walks back: the rows nearest to the cursor, still in the requested order. Raises
+    InvalidRequest for a cursor that is no object of the scope.
+    """
+    position = col(table.position)
+    rising = query.order == "asc"
+    bounds: list[Condition] = []
+    if query.after is not None:
+        at = await _position(session, table, "after", query.after, *scope)
+        bounds.append(position > at if rising else position < at)
+    if query.before is not None:
+        at = await _position(session, table, "before", query.before, *scope)
+        bounds.append(position < at if rising else position > at)
+    backwards = query.before is not None and query.after is None
+    ascending = rising != backwards
+    found = select(table).where(*scope, *bounds).order_by(position.asc() if ascending else position.desc())
+    rows = list((await session.execute(found.limit(query.limit + 1))).scalars())
+    kept = rows[: query.limit]
+    return kept[::-1] if backwards else kept, len(rows) > query.limit
+
+
+async def _position(session: Session, table: type[SQLModel], param: str, id_: str, *scope: Condition) -> int:
+    columns = table.__table__.c  # type: ignore[attr-defined]
+    found = (await session.execute(select(columns.position).where(columns.id == id_, *scope))).scalar_one_or_none()
+    if found is None:
+        raise InvalidRequest(
+            f"Invalid '{param}': no object with id '{echo(id_, 64)}' in this list.", param=param, code="invalid_value"
+        )
+    return int(found)

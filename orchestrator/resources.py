@@ -1,0 +1,41 @@
+"""What a process opens once and shares: the database, the writer of events, the listening side, the model."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from orchestrator import broker, db
+from orchestrator.db import Database
+from orchestrator.events.publisher import Publisher
+from orchestrator.events.subscriber import Subscriber
+from orchestrator.model import Model
+from orchestrator.openai_model import OpenAIModel
+from orchestrator.queue import Queue
+from orchestrator.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The connections of one process."""
+
+    settings: Settings
+    database: Database
+    redis: Redis
+    subscriber: Subscriber
+    model: Model
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Resources]:
+    """Open everything, and close it in reverse; what is left to publish is sent first."""
+    async with AsyncExitStack() as stack:
+        redis = broker.connect(settings)
+        stack.push_async_callback(redis.aclose)
+        engine = db.engine(settings)
+        stack.push_async_callback(engine.dispose)
+        publisher = await stack.enter_async_context(Publisher(redis, settings).running())
+        subscriber = await stack.enter_async_context(Subscriber(redis, settings).running())
+        model = await stack.enter_async_context(OpenAIModel(settings))
+        yield Resources(settings, Database(engine, publisher, Queue(redis)), redis, subscriber, model)

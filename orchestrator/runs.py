@@ -1,0 +1,178 @@
+"""The runs' verbs: what clients may do to a run. What workers do is in `execution`, what may follow in `lifecycle`."""
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from orchestrator import assistants, closing, ids, lifecycle, threads
+from orchestrator.db import Session
+from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.events.frames import START, Cursor
+from orchestrator.foreign import Json
+from orchestrator.housekeeping import PATIENCE
+from orchestrator.lifecycle import EXECUTE
+from orchestrator.pages import page
+from orchestrator.tables import Assistant, Run, RunStep, Thread, now
+from orchestrator.wire import objects
+from orchestrator.wire.requests import (
+    CreateRun,
+    CreateThreadAndRun,
+    ListQuery,
+    ModifyRun,
+    SubmitToolOutputs,
+)
+
+OVERRIDES = ("model", "tools", "temperature", "top_p", "reasoning_effort", "response_format")
+"""What a run takes from its assistant unless it says otherwise."""
+OPTIONS = ("truncation_strategy", "tool_choice", "parallel_tool_calls", "max_prompt_tokens", "max_completion_tokens")
+
+
+async def create(session: Session, project_id: str, thread_id: str, body: CreateRun, *, lifetime: int) -> Run:
+    """Queue a run on the thread, after the messages that it brings along. Raises InvalidRequest while another is
+    active.
+
+    `lifetime` is in seconds: the run expires that long after its creation.
+    """
+    thread = await threads.retrieve(session, project_id, thread_id, lock=True)
+    if active := await threads.active_run(session, thread.id):
+        raise InvalidRequest(f"Thread {thread.id} already has an active run {active}.")
+    assistant = await assistants.retrieve(session, project_id, body.assistant_id)
+    await threads.add_messages(session, thread, body.additional_messages or ())
+    return await _queue(session, thread, assistant, body, lifetime, body.additional_instructions)
+
+
+async def create_with_thread(session: Session, project_id: str, body: CreateThreadAndRun, *, lifetime: int) -> Run:
+    """Make a thread and queue a run on it. `lifetime` as in `create`."""
+    assistant = await assistants.retrieve(session, project_id, body.assistant_id)
+    thread = await threads.create(session, project_id, body.thread)
+    created = objects.dump(objects.thread(thread))
+    return await _queue(session, thread, assistant, body, lifetime, None, created)
+
+
+async def _queue(
+    session: Session,
+    thread: Thread,
+    assistant: Assistant,
+    body: CreateRun | CreateThreadAndRun,
+    lifetime: int,
+    additional: str | None,
+    thread_created: bytes | None = None,
+) -> Run:
+    created_at = now()
+    run = Run(
+        thread_id=thread.id,
+        assistant_id=assistant.id,
+        created_at=created_at,
+        expires_at=created_at + lifetime,
+        wake_at=lifecycle.wake_after(PATIENCE),
+        **_settings(assistant, body, additional),
+    )
+    session.add(run)
+    await session.flush()
+    if thread_created is not None:
+        session.publish(run.id, run.attempt, "thread.created", thread_created)
+    session.publish(run.id, run.attempt, "thread.run.created", objects.dump(objects.run(run)))
+    lifecycle.told(session, run)
+    session.enqueue(EXECUTE, run.id)
+    return run
+
+
+def _settings(assistant: Assistant, body: CreateRun | CreateThreadAndRun, additional: str | None) -> dict[str, Json]:
+    """The columns that say how the run is to be done: a snapshot, later changes of the assistant do not reach it."""
+    given = {name: value for name, value in body.model_dump(exclude_unset=True).items() if value is not None}
+    columns = {name: getattr(assistant, name) for name in OVERRIDES}
+    columns |= {name: given[name] for name in (*OVERRIDES, *OPTIONS) if name in given}
+    instructions = given.get("instructions", assistant.instructions)
+    columns["instructions"] = "\n\n".join(part for part in (instructions, additional) if part) or instructions
+    columns["metadata_"] = body.metadata
+    columns["tool_resources"] = given.get("tool_resources", {})
+    return columns
+
+
+async def retrieve(session: Session, project_id: str, thread_id: str, run_id: str, *, lock: bool = False) -> Run:
+    """The run; with `lock`, its row stays locked until this transaction ends. Raises InvalidRequest, NotFound."""
+    ids.check("run_id", "run_", run_id)
+    await threads.retrieve(session, project_id, thread_id)
+    query = select(Run).where(col(Run.id) == run_id, col(Run.thread_id) == thread_id)
+    run = (await session.execute(query.with_for_update(key_share=True) if lock else query)).scalar_one_or_none()
+    if run is None:
+        raise NotFound("run", run_id)
+    return run
+
+
+async def list_(session: Session, project_id: str, thread_id: str, query: ListQuery) -> tuple[list[Run], bool]:
+    """A page of the thread's runs, and whether there are more."""
+    await threads.retrieve(session, project_id, thread_id)
+    return await page(session, Run, query, col(Run.thread_id) == thread_id)
+
+
+async def modify(session: Session, project_id: str, thread_id: str, run_id: str, body: ModifyRun) -> Run:
+    """Change the metadata; nothing else of a run is the client's to change."""
+    run = await retrieve(session, project_id, thread_id, run_id)
+    if "metadata" in body.model_fields_set:
+        run.metadata_ = body.metadata
+    await session.flush()
+    return run
+
+
+async def cancel(session: Session, project_id: str, thread_id: str, run_id: str) -> Json:
+    """Cancel a run; returns the wire object, `cancelling` as the original had it. Raises InvalidRequest if it is over.
+
+    A worker that is at it is told and ends it. A run that nobody is at ends here and now.
+    """
+    run = await retrieve(session, project_id, thread_id, run_id, lock=True)
+    idle = run.owner is None
+    moved = await lifecycle.move(session, run, "cancelling", attempt="next" if idle else "same", tell=False)
+    if moved is None:
+        raise InvalidRequest(f"Cannot cancel run with status '{run.status}'.")
+    answer = objects.run(moved)
+    if idle:
+        await closing.end(session, moved, "cancelled", attempt="same")
+    else:
+        session.signal_cancel(run.id)
+    return answer
+
+
+async def submit_tool_outputs(
+    session: Session, project_id: str, thread_id: str, run_id: str, body: SubmitToolOutputs
+) -> tuple[Run, Cursor]:
+    """Answer all calls that the run waits for, and queue it again. Returns it with the cursor behind which its events
+    go on.
+
+    Raises InvalidRequest, and changes nothing, if the run does not wait or the outputs are not those of its calls.
+    """
+    run = await retrieve(session, project_id, thread_id, run_id, lock=True)
+    if run.status != "requires_action":
+        raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
+    outputs = _outputs(run, body)
+    queued = await lifecycle.move(
+        session, run, "queued", attempt="next", tell=False, required_action=None, wake_at=lifecycle.wake_after(PATIENCE)
+    )
+    if queued is None:
+        raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
+    await _complete_step(session, queued, outputs)
+    lifecycle.told(session, queued)
+    session.enqueue(EXECUTE, queued.id)
+    return queued, START._replace(attempt=queued.attempt)
+
+
+def _outputs(run: Run, body: SubmitToolOutputs) -> dict[str, str]:
+    action = run.required_action or {"submit_tool_outputs": {"tool_calls": []}}
+    expected = [call["id"] for call in action["submit_tool_outputs"]["tool_calls"]]
+    given = [output.tool_call_id for output in body.tool_outputs]
+    if sorted(expected) != sorted(given):
+        raise InvalidRequest(f"Expected tool outputs for call_ids {expected}, got {given}")
+    return {output.tool_call_id: output.output or "" for output in body.tool_outputs}
+
+
+async def _complete_step(session: Session, run: Run, outputs: dict[str, str]) -> None:
+    query = select(RunStep).where(col(RunStep.run_id) == run.id, col(RunStep.status) == "in_progress")
+    step = (await session.execute(query)).scalar_one()
+    calls = [
+        {**call, "function": {**call["function"], "output": outputs.get(call["id"], call["function"]["output"])}}
+        for call in step.step_details["tool_calls"]
+    ]
+    step.step_details = {"type": "tool_calls", "tool_calls": calls}
+    step.status, step.completed_at = "completed", now()
+    await session.flush()
+    data = objects.dump(objects.run_step(step, closing.expiry(run)))
+    session.publish(run.id, run.attempt, "thread.run.step.completed", data)

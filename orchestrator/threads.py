@@ -1,0 +1,90 @@
+"""The threads' verbs, and what a thread's other nouns need of it: its messages in order, and the run that owns it."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from orchestrator import ids
+from orchestrator.db import Session
+from orchestrator.errors import NotFound
+from orchestrator.foreign import Json
+from orchestrator.tables import IS_ACTIVE, Message, Run, Thread, now
+from orchestrator.wire import objects
+from orchestrator.wire.requests import CreateMessage, CreateThread, ImageFilePart, ImageUrlPart, ModifyThread, TextPart
+
+
+async def create(session: Session, project_id: str, body: CreateThread | None) -> Thread:
+    """Store a new thread with the messages that it brings along."""
+    body = body or CreateThread()
+    thread = Thread(
+        project_id=project_id,
+        metadata_=body.metadata,
+        tool_resources=body.tool_resources.model_dump(exclude_unset=True) if body.tool_resources else {},
+    )
+    session.add(thread)
+    await session.flush()
+    await add_messages(session, thread, body.messages)
+    return thread
+
+
+async def retrieve(session: Session, project_id: str, thread_id: str, *, lock: bool = False) -> Thread:
+    """The thread; with `lock`, nobody else locks it before this transaction ends. Raises InvalidRequest, NotFound."""
+    ids.check("thread_id", "thread_", thread_id)
+    query = select(Thread).where(col(Thread.id) == thread_id, col(Thread.project_id) == project_id)
+    if lock:
+        query = query.with_for_update(key_share=True)
+    thread = (await session.execute(query)).scalar_one_or_none()
+    if thread is None:
+        raise NotFound("thread", thread_id)
+    return thread
+
+
+async def modify(session: Session, project_id: str, thread_id: str, body: ModifyThread) -> Thread:
+    """Change what the body names."""
+    thread = await retrieve(session, project_id, thread_id)
+    if "metadata" in body.model_fields_set:
+        thread.metadata_ = body.metadata
+    if "tool_resources" in body.model_fields_set:
+        thread.tool_resources = body.tool_resources.model_dump(exclude_unset=True) if body.tool_resources else {}
+    await session.flush()
+    return thread
+
+
+async def delete(session: Session, project_id: str, thread_id: str) -> str:
+    """Remove the thread with its messages, runs and run steps; a run under way stops. Returns its id."""
+    thread = await retrieve(session, project_id, thread_id, lock=True)
+    await session.delete(thread)
+    return thread_id
+
+
+async def active_run(session: Session, thread_id: str) -> str | None:
+    """The id of the run that owns the thread, if there is one."""
+    query = select(col(Run.id)).where(col(Run.thread_id) == thread_id, IS_ACTIVE)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def add_messages(session: Session, thread: Thread, bodies: Sequence[CreateMessage]) -> list[Message]:
+    """Add messages in their order, whatever runs: for those who hold the thread."""
+    rows = [
+        Message(
+            thread_id=thread.id,
+            role=body.role,
+            content=[objects.text_part(body.content)]
+            if isinstance(body.content, str)
+            else [_part(part) for part in body.content],
+            attachments=[each.model_dump(exclude_unset=True) for each in body.attachments or ()],
+            metadata_=body.metadata,
+            completed_at=now(),
+        )
+        for body in bodies
+    ]
+    session.add_all(rows)
+    await session.flush()
+    return rows
+
+
+def _part(part: TextPart | ImageUrlPart | ImageFilePart) -> Json:
+    if isinstance(part, TextPart):
+        return objects.text_part(part.text)
+    return part.model_dump(exclude_unset=True)

@@ -1,0 +1,53 @@
+"""Tools: what is offered to the model, and who answers when it calls.
+
+A `Tool` offers and may answer. One that does not answer (a function) is the client's: the run waits in
+`requires_action`. Wire types map to tools in `registry`; a later kind is one file and one line there. A tool that fails
+tells the model; it does not end the run.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.foreign import Json
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call as the model asked for it; `arguments` is the model's JSON text, not checked by anybody yet."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Tool(Protocol):
+    """One tool of a run."""
+
+    name: str
+
+    def offer(self) -> Json:
+        """What the model is told of it: an entry of `tools` in a chat completion."""
+        ...
+
+    async def answer(self, call: ToolCall) -> str | None:
+        """The call's output for the model, or None if the client has to give it."""
+        ...
+
+
+class Toolbox:
+    """The tools of one run, by the names under which the model calls them."""
+
+    def __init__(self, tools: list[Tool]) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+
+    def offers(self) -> list[Json]:
+        """Every tool as the model is told of it."""
+        return [tool.offer() for tool in self._tools.values()]
+
+    async def answer(self, call: ToolCall) -> str | None:
+        """The output of a call, or None if the client has to give it. A call of an unknown tool tells the model so."""
+        tool = self._tools.get(call.name)
+        if tool is None:
+            known = ", ".join(sorted(self._tools)) or "none"
+            return f"Error: there is no tool named {call.name!r}. Tools: {known}."
+        return await tool.answer(call)

@@ -1,0 +1,107 @@
+"""The wire's types for the OpenAPI document: the official client's own, widened to what was really on the wire.
+
+Nothing is built from them at run time (`objects` does that, as plain JSON); the tests check every body against them.
+"""
+
+from typing import Any, Generic, Literal, TypeVar
+
+from openai.types import beta
+from openai.types import model as openai_model
+from openai.types.beta import threads
+from openai.types.beta.threads import runs
+from pydantic import BaseModel
+
+Item = TypeVar("Item")
+
+
+class CachedTokens(BaseModel):
+    """Tokens of the prompt that came from the model server's cache."""
+
+    cached_tokens: int
+
+
+class ReasoningTokens(BaseModel):
+    """Tokens of the completion that were spent on reasoning."""
+
+    reasoning_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens used; null until it is known."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_token_details: CachedTokens
+    completion_tokens_details: ReasoningTokens
+
+
+class Assistant(beta.Assistant):
+    """A model with instructions and tools."""
+
+    reasoning_effort: str | None = None
+
+
+class Thread(beta.Thread):
+    """A conversation."""
+
+
+class Message(threads.Message):
+    """What a user or an assistant said."""
+
+
+class Run(threads.Run):
+    """One execution of an assistant on a thread."""
+
+    instructions: str | None = None  # type: ignore[assignment]  # the wire had null where the specification has text
+    usage: Usage | None = None  # type: ignore[assignment]
+    tool_resources: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+
+
+class RunStep(runs.RunStep):
+    """One thing that a run did."""
+
+    usage: Usage | None = None  # type: ignore[assignment]
+    expires_at: int | None = None
+
+
+class Model(openai_model.Model):
+    """A model that assistants can use."""
+
+
+class Models(BaseModel):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Deleted(BaseModel):
+    """What is left of a deleted object."""
+
+    id: str
+    object: Literal["assistant.deleted", "thread.deleted", "thread.message.deleted"]
+    deleted: bool
+
+
+class Page(BaseModel, Generic[Item]):
+    """A page of a list."""
+
+    object: Literal["list"]
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def ok(model: Any, *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The 200 of an operation, for `responses=`: a `model`, an event stream, or either."""
+    described: dict[str, Any] = {"description": "OK"}
+    if model is not None:
+        described["model"] = model
+    if streams:
+        described["content"] = {
+            "text/event-stream": {"schema": {"type": "string", "description": "Server-sent events."}}
+        }
+    return {200: described}

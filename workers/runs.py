@@ -1,0 +1,71 @@
+"""The task that carries a run on, and what a worker process opens around all of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from orchestrator import housekeeping, presence, resources
+from orchestrator.db import Database
+from orchestrator.errors import RunCancelled
+from orchestrator.events.publisher import CANCELS
+from orchestrator.execution.runner import Runner
+from orchestrator.lifecycle import EXECUTE
+from orchestrator.resources import Resources
+from orchestrator.settings import get_settings
+from workers.app import app
+from workers.pool import async_task, lifespan
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """What the tasks of this process share while its pool lives."""
+
+    resources: Resources
+    runner: Runner
+
+
+@lifespan
+@asynccontextmanager
+async def life() -> AsyncIterator[None]:
+    """Open the process' connections, show that it lives, listen for cancels, and be ready to keep house."""
+    settings = get_settings()
+    async with AsyncExitStack() as stack:
+        Worker.resources = opened = await stack.enter_async_context(resources.opened(settings))
+        owner = await stack.enter_async_context(presence.present(opened.database, settings))
+        Worker.runner = runner = Runner(opened.database, opened.model, owner, settings)
+
+        def cancel(run_id: bytes | None) -> None:
+            if run_id is not None:  # a lost signal is no loss: the journal sees the cancel at its next line
+                runner.interrupt(run_id.decode(), RunCancelled())
+
+        await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel))
+        await stack.enter_async_context(_keeping_house(opened.database, settings.housekeeping_interval))
+        log.info("worker_ready", owner=owner)
+        yield
+
+
+@asynccontextmanager
+async def _keeping_house(database: Database, interval: float) -> AsyncIterator[None]:
+    async def keep() -> None:
+        while True:
+            try:
+                await housekeeping.sweep(database)
+            except Exception as error:  # the next sweep tries again, whatever it was
+                log.warning("sweep_failed", error=repr(error))
+            await asyncio.sleep(interval)
+
+    keeper = asyncio.create_task(keep(), name="housekeeping")
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+
+@async_task(app, name=EXECUTE)
+async def execute(run_id: str) -> None:
+    """Carry a run to rest; a wake-up that comes twice or too late does nothing."""
+    await Worker.runner.run(run_id)
