@@ -16,7 +16,7 @@ quote the conversation.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -37,7 +37,7 @@ _HINTS = {
     404: "The upstream does not know this path: check UPSTREAM_BASE_URL, which usually ends in /v1.",
 }
 _URL = re.compile(r"https?://(?!(?:platform|help)\.openai\.com\b)\S+", re.IGNORECASE)
-_KEY = re.compile(r"\b(?:sk|pk|rk|key)-[\w*.\-]{4,}|\b[Bb]earer\s+\S+")
+_KEY = re.compile(r"\b(?:sk|pk|rk)-[\w*.\-]{8,}|\b[Bb]earer\s+\S+")
 
 
 class UpstreamTrouble(AssistantdError):
@@ -103,9 +103,9 @@ class UpstreamTrouble(AssistantdError):
             return f"The upstream has no model '{model}'."
         return _HINTS.get(self.status or 0)
 
-    def failure(self, model: str, host: str | None) -> RunFailure:
-        """How the run ends because of it. `host` is the upstream's, which no client gets to see."""
-        said = _presentable(self.message, host)
+    def failure(self, model: str, hidden: Iterable[str] = ()) -> RunFailure:
+        """How the run ends because of it. No client gets to see the `hidden` words: the upstream's address and key."""
+        said = _presentable(self.message, hidden)
         if self.status == 429:
             return RunFailure("rate_limit_exceeded", said or f"Rate limit reached for {model}.")
         if self._is_missing_model(model):
@@ -124,11 +124,11 @@ def _text(value: Json) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _presentable(message: str, host: str | None) -> str:
-    cleaned = _KEY.sub("[key]", _URL.sub("[address]", message.replace("\x00", "")))
-    if host:
-        cleaned = cleaned.replace(host, "[address]")
-    return cleaned[:_LONGEST_MESSAGE].strip()
+def _presentable(message: str, hidden: Iterable[str]) -> str:
+    cleaned = message.replace("\x00", "")
+    for word in hidden:
+        cleaned = cleaned.replace(word, "[hidden]")
+    return _KEY.sub("[hidden]", _URL.sub("[hidden]", cleaned))[:_LONGEST_MESSAGE].strip()
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:

@@ -59,9 +59,12 @@ class OpenAIModel:
         self._retries = settings.upstream_retries
         self._connect_timeout = settings.upstream_connect_timeout
         self._read_timeout = settings.upstream_read_timeout
+        host = urlsplit(self._base).netloc
+        self._hidden = [host] if "." in host or ":" in host else []  # a bare name may be a word of any sentence
         self._headers = {"User-Agent": "assistantd", "Accept-Encoding": "identity"}
         if settings.upstream_api_key is not None and (key := settings.upstream_api_key.get_secret_value()):
             self._headers["Authorization"] = f"Bearer {key}"
+            self._hidden.append(key)
         self._pause = pause
         self._session: aiohttp.ClientSession | None = None
 
@@ -112,7 +115,7 @@ class OpenAIModel:
                 wait = None if reply.started or attempt > self._retries else _wait_before_next(trouble, attempt)
                 _log_trouble(trouble, trouble.request_id or reply.request_id, prompt.model, attempt, wait)
                 if wait is None:
-                    raise trouble.failure(prompt.model, urlsplit(self._base).netloc) from trouble
+                    raise trouble.failure(prompt.model, self._hidden) from trouble
             await self._pause(wait)
             attempt += 1
 

@@ -485,6 +485,27 @@ def test_loopback_is_never_reached_through_a_proxy(monkeypatch: pytest.MonkeyPat
     assert proxies == [None, None, None, None, "http://proxy.example:3128", "http://proxy.example:3129"]
 
 
+async def test_a_proxy_of_the_environment_is_used_with_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b'HTTP/1.1 200 OK\r\nconnection: close\r\n\r\ndata: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+        writer.write(b"data: [DONE]\n\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", f"http://ada:secret@127.0.0.1:{port}")
+        async with OpenAIModel(settings("http://outside.example/v1")) as model:
+            heard = await hear(model)
+
+    assert text(heard) == "a"
+    assert asked[0].startswith("POST http://outside.example/v1/chat/completions HTTP/1.1")
+    assert "proxy-authorization: basic" in asked[0].lower()
+
+
 async def test_a_model_that_was_not_opened_says_so() -> None:
     with pytest.raises(RuntimeError, match="Open the model"):
         await hear(OpenAIModel(settings("http://127.0.0.1:1/v1")))

@@ -41,7 +41,7 @@ def answer(status: int, message: str = "Oh no", *, code: str | None = None, **he
 def test_the_run_ends_with_the_code_and_text_that_clients_know(
     trouble: UpstreamTrouble, code: str, message: str
 ) -> None:
-    failure = trouble.failure("gpt-4o", "upstream:80")
+    failure = trouble.failure("gpt-4o", ["upstream:80"])
 
     assert (failure.code, failure.message) == (code, message)
 
@@ -50,25 +50,25 @@ def test_the_run_ends_with_the_code_and_text_that_clients_know(
     "body", [b"", b"<html>bad gateway", b"[]", b'{"error":null}', b'{"error":"busy"}', b'"x"', b"\xff"]
 )
 def test_any_body_of_an_error_is_survived(body: bytes) -> None:
-    assert UpstreamTrouble.from_answer(502, body, {}).failure("m", None).message == SORRY
+    assert UpstreamTrouble.from_answer(502, body, {}).failure("m").message == SORRY
 
 
 def test_an_error_without_an_envelope_is_read() -> None:
     trouble = UpstreamTrouble.from_answer(400, b'{"object":"error","message":"Too long","code":400}', {})
 
-    assert trouble.failure("m", None).message == "Too long"
+    assert trouble.failure("m").message == "Too long"
 
 
 def test_no_key_and_no_address_reaches_a_client() -> None:
-    said = "Bad: http://10.0.0.7:8000/v1/x sk-proj-abc123 Bearer abc.def at 10.0.0.7:8000\0 see https://platform.openai.com/docs"
+    said = "Bad: http://10.0.0.7:8000/v1/x sk-proj-abc123 Bearer a.b at 10.0.0.7:8000 gsk_1\0 see https://platform.openai.com/docs"
 
-    shown = answer(400, said).failure("m", "10.0.0.7:8000").message
+    shown = answer(400, said).failure("m", ["10.0.0.7:8000", "gsk_1"]).message
 
-    assert shown == "Bad: [address] [key] [key] at [address] see https://platform.openai.com/docs"
+    assert shown == "Bad: [hidden] [hidden] [hidden] at [hidden] [hidden] see https://platform.openai.com/docs"
 
 
 def test_an_endless_message_is_cut() -> None:
-    assert len(answer(400, "x" * 100_000).failure("m", None).message) == 2000
+    assert len(answer(400, "x" * 100_000).failure("m").message) == 2000
 
 
 @pytest.mark.parametrize(
