@@ -36,15 +36,6 @@ _LONGEST_ERROR = 64 * 1024
 _LONGEST_LIST = 8 * 1024 * 1024
 _LARGE_BODY = 1024 * 1024
 _BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
-_OPTIONAL = (
-    "tool_choice",
-    "temperature",
-    "top_p",
-    "response_format",
-    "parallel_tool_calls",
-    "reasoning_effort",
-    "max_completion_tokens",
-)
 
 
 class OpenAIModel:
@@ -72,7 +63,7 @@ class OpenAIModel:
         await self.open()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def open(self) -> None:
@@ -183,7 +174,16 @@ def _request_body(prompt: Prompt) -> bytes:
     }
     if prompt.tools:
         body["tools"] = prompt.tools
-    body |= {name: value for name in _OPTIONAL if (value := getattr(prompt, name)) is not None}
+    optional = {
+        "tool_choice": prompt.tool_choice,
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "response_format": prompt.response_format,
+        "parallel_tool_calls": prompt.parallel_tool_calls,
+        "reasoning_effort": prompt.reasoning_effort,
+        "max_completion_tokens": prompt.max_completion_tokens,
+    }
+    body |= {name: value for name, value in optional.items() if value is not None}
     return orjson.dumps(body)
 
 

@@ -20,7 +20,6 @@ from tests.fakes.replies import Reply
 KEY = "sk-secret-of-the-operator"
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
 HELLO = Reply.text("Hello you")
-Connect = Callable[..., OpenAIModel]
 
 
 def settings(base_url: str | None, **more: Any) -> Settings:
