@@ -6,8 +6,8 @@ go on.
 """
 
 import asyncio
-import concurrent.futures
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -39,10 +39,11 @@ class LoopThread:
         self._lifespan = lifespan
         self._on_lost = on_lost
         self._leave = asyncio.Event()
-        self._leaving = False
-        self._stopped = False
-        self._decided = threading.Event()  # the lifespan is entered, or over
-        self._life: concurrent.futures.Future[None] | None = None
+        self._entered = threading.Event()
+        self._left = threading.Event()
+        self._error: BaseException | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._leaving = self._stopped = self._ended = False
         # A daemon: a coroutine that never yields cannot be stopped, and must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="task-loop", daemon=True)
 
@@ -51,10 +52,9 @@ class LoopThread:
         self._thread.start()
         if self._lifespan is None:
             return
-        self._life = asyncio.run_coroutine_threadsafe(self._live(self._lifespan), self.loop)
-        self._life.add_done_callback(lambda _: self._decided.set())
+        self.call(self._begin_life, self._lifespan)
         try:
-            self._await_entry(check, self._life)
+            self._await_entry(check)
         except BaseException:
             self.stop()
             raise
@@ -69,10 +69,10 @@ class LoopThread:
 
     def stop(self) -> None:
         """Leave the lifespan, cancel what is left, end the thread; every step is bounded. Harmless when repeated."""
-        if not self._leaving:
+        if self._lifespan is not None and not self._leaving:
             self._leaving = True
-            self.call(self._leave.set)
-        self._await_exit()
+            self.call(self._end_life)
+            self._await_exit()
         if self._stopped:
             return
         self._stopped = True
@@ -80,51 +80,65 @@ class LoopThread:
             asyncio.run_coroutine_threadsafe(self._cancel_leftovers(), self.loop).result(2 * LEFTOVER_TIMEOUT)
         except Exception:
             log.exception("event_loop_leftovers")
-        self.call(self.loop.stop)
+        self.call(self._end)
         self._thread.join(LEFTOVER_TIMEOUT)
         if self._thread.is_alive():
             log.error("event_loop_does_not_stop")
         else:
             self.loop.close()
 
+    def _await_entry(self, check: Callable[[], None]) -> None:
+        deadline = time.monotonic() + ENTER_TIMEOUT
+        while not self._entered.wait(0.1) and not self._left.is_set():
+            check()
+            if time.monotonic() > deadline:
+                raise LifespanError from TimeoutError(f"not entered within {ENTER_TIMEOUT:g} s")
+        if self._left.is_set():
+            raise LifespanError from self._error
+
+    def _await_exit(self) -> None:
+        if not self._left.wait(EXIT_TIMEOUT):
+            log.error("lifespan_exit_timed_out", seconds=EXIT_TIMEOUT)
+            if self._life:
+                self.call(self._life.cancel)
+            self._left.wait(LEFTOVER_TIMEOUT)
+        if self._error:
+            log.error("lifespan_failed", exc_info=self._error)
+
+    # -- in the loop thread --
+
     def _run(self) -> None:
-        while not self._stopped:
+        while not self._ended:
             try:
                 self.loop.run_forever()
             except BaseException:  # asyncio lets SystemExit of any child task through; the other tasks must live on
                 log.exception("event_loop_interrupted")
 
+    def _end(self) -> None:
+        self._ended = True
+        self.loop.stop()
+
+    def _begin_life(self, lifespan: Lifespan) -> None:
+        self._life = self.loop.create_task(self._live(lifespan), name="lifespan")
+        self._life.add_done_callback(self._on_life_over)
+
     async def _live(self, lifespan: Lifespan) -> None:
         async with lifespan():
-            self._decided.set()
+            self._entered.set()
             try:
                 await self._leave.wait()
             finally:
                 if not self._leaving:
                     self._on_lost()
 
-    def _await_entry(self, check: Callable[[], None], life: "concurrent.futures.Future[None]") -> None:
-        waited = 0.0
-        while not self._decided.wait(0.1):
-            check()
-            waited += 0.1
-            if waited >= ENTER_TIMEOUT:
-                life.cancel()
-                raise LifespanError from TimeoutError(f"not entered within {ENTER_TIMEOUT:g} s")
-        if life.done():
-            raise LifespanError from _error_of(life)
+    def _end_life(self) -> None:
+        self._leave.set()
+        if self._life and not self._entered.is_set():
+            self._life.cancel()
 
-    def _await_exit(self) -> None:
-        life = self._life
-        if life is None:
-            return
-        concurrent.futures.wait([life], EXIT_TIMEOUT)
-        if not life.done():
-            log.error("lifespan_exit_timed_out", seconds=EXIT_TIMEOUT)
-            life.cancel()
-        self._life = None
-        if error := _error_of(life):
-            log.error("lifespan_failed", exc_info=error)
+    def _on_life_over(self, life: "asyncio.Task[None]") -> None:
+        self._error = None if life.cancelled() else life.exception()
+        self._left.set()
 
     async def _cancel_leftovers(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -141,7 +155,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-def _error_of(life: "concurrent.futures.Future[None]") -> BaseException | None:
-    return life.exception() if life.done() and not life.cancelled() else None

@@ -433,6 +433,24 @@ def test_the_messages_of_a_killed_worker_stay_unacknowledged_until_the_visibilit
     assert traces.redis.llen(own.queue) == 0
 
 
+def test_a_lost_connection_to_the_broker_ends_no_coroutine(
+    start: StartWorker, own: Sender, traces: Traces, key: str
+) -> None:
+    start(own.queue, 10)
+    own("until_released", key)
+    traces.next(f"{key}:started")
+
+    for client in traces.redis.client_list():
+        if client["name"] == "pool-broker" and client["cmd"] == "brpop":
+            traces.redis.client_kill_filter(_id=client["id"])
+
+    assert traces.next(f"{key}:started") == "again"  # the broker hands it out once more: the claim must tell them apart
+    traces.redis.rpush(f"{key}:release", 1, 2)
+    traces.take(f"{key}:done", 2)
+    own("note", key)
+    assert traces.next(key) == "ran"
+
+
 def test_a_lifespan_that_cannot_be_entered_ends_the_worker(start: StartWorker, own: Sender, key: str) -> None:
     own("note", key)
     worker = start(own.queue, 1, POOL_LIFESPAN="fails")

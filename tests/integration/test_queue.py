@@ -1,0 +1,50 @@
+"""What we put into the queue, next to what a stock Celery application puts there."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from celery import Celery
+from redis.asyncio import Redis
+
+from orchestrator.embedded.valkey import Valkey
+from orchestrator.queue import QUEUE, Queue
+
+OURS_TO_CHOOSE = {"id", "root_id", "correlation_id", "delivery_tag", "origin", "reply_to", "body"}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    valkey = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
+    try:
+        yield valkey.start()
+    finally:
+        valkey.stop()
+
+
+async def pop(redis: "Redis") -> dict[str, Any]:
+    message = cast("bytes", await redis.rpop(QUEUE))
+    return cast("dict[str, Any]", json.loads(message))
+
+
+def fixed(part: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: fixed(value) if isinstance(value, dict) else None if name in OURS_TO_CHOOSE else value
+        for name, value in part.items()
+    }
+
+
+async def test_our_envelope_is_the_one_that_celery_sends(url: str) -> None:
+    stock = Celery("stock", broker=url, set_as_current=False)
+    stock.conf.update(task_default_queue=QUEUE)
+    async with Redis.from_url(url) as redis:
+        stock.send_task("runs.execute", args=("run_1", {"größe": 1}), ignore_result=True)
+        theirs = await pop(redis)
+        await Queue(redis).enqueue("runs.execute", "run_1", {"größe": 1})
+        ours = await pop(redis)
+
+    assert fixed(ours) == fixed(theirs)
+    assert json.loads(base64.b64decode(ours["body"])) == json.loads(base64.b64decode(theirs["body"]))
+    stock.close()
