@@ -12,13 +12,13 @@ from orchestrator.wire import objects
 
 
 def outcome_of(database: Database) -> Callable[[str], Awaitable[bytes | None]]:
-    """A function from a run's id to its closing frame: None while it moves, an empty frame if it is gone."""
+    """A function from a run's id to its closing frame: None while it moves, a comment if it is gone."""
 
     async def outcome(run_id: str) -> bytes | None:
         async with database.transaction() as session:
             run = (await session.execute(select(Run).where(col(Run.id) == run_id))).scalar_one_or_none()
         if run is None:
-            return b": gone\n\n"
+            return b": gone\n"
         event = f"thread.run.{run.status}"
         if event not in RESTING:
             return None

@@ -77,8 +77,10 @@ class Subscriber:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(IDLE, *self._callbacks)
-                    self._pubsub = pubsub
+                    await pubsub.subscribe(IDLE)
+                    self._pubsub = pubsub  # from here on, whoever listens subscribes; those who came before, now
+                    if self._callbacks:
+                        await pubsub.subscribe(*self._callbacks)
                     while True:
                         message = await pubsub.get_message(timeout=self._timeout)
                         if message is not None:

@@ -1,0 +1,41 @@
+"""Fixtures that cost something are made once a session; what a test can change it makes itself."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import openai
+import pytest
+import pytest_asyncio
+
+from tests import stack as stacks
+from tests.fakes.model_control import RemoteModelServer
+from tests.stack import API_KEY, Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Everything running: one API process, one worker process."""
+    with stacks.running(tmp_path_factory.mktemp("stack")) as ours:
+        ours.start_worker()
+        ours.base_url = ours.start_api()
+        yield ours
+
+
+@pytest.fixture
+def model(stack: Stack) -> RemoteModelServer:
+    """The scripted model server, with nothing scripted."""
+    stack.model.reset()
+    return stack.model
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    """The official client, as a user makes one."""
+    with openai.OpenAI(base_url=stack.base_url, api_key=API_KEY, max_retries=0, timeout=30) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def async_client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official asynchronous client."""
+    async with openai.AsyncOpenAI(base_url=stack.base_url, api_key=API_KEY, max_retries=0, timeout=30) as client:
+        yield client
