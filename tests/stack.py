@@ -1,4 +1,4 @@
-"""The whole of assistantd for tests: real Postgres, real Valkey, a scripted model server, API and worker as processes."""
+"""The whole of assistantd for tests: real Postgres and Valkey, a scripted model server, API and worker processes."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.embedded.process import free_port
 from orchestrator.embedded.postgres import Postgres
+from orchestrator.embedded.process import free_port
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.migrate import migrate
 from orchestrator.settings import Settings
@@ -85,7 +85,7 @@ class Stack:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Stack]:
-    """The stack with its model server and an empty, migrated database; the API and workers are started by the caller."""
+    """Database, broker and model server, the schema in place; the caller starts API and workers."""
     with ExitStack() as stack:
         postgres = Postgres(folder / "postgres", durable=False)
         stack.callback(postgres.stop)
