@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 EVERY_DAY = "Every day"
-SINGLE = "Single processes, as a deployment runs them (configured by environment variables)"
+SINGLE = "Single processes, configured by environment variables"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app.command("up", rich_help_panel=EVERY_DAY)(up.up)

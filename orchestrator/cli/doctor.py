@@ -97,13 +97,10 @@ def _examine(patient: Patient, checks: dict[str, Check]) -> Iterator[Finding]:
         with Status(f"[dim]checking {name}[/]", console=err):
             finding = _safely(check, patient)
         mark, style = MARKS[finding.verdict]
-        out.print(
-            Text.assemble(
-                (f"{mark} ", style), f"{name:<11}", (finding.text, "dim" if finding.verdict == "skipped" else "")
-            )
-        )
+        text = (finding.text, "dim" if finding.verdict == "skipped" else "")
+        out.print(Text.assemble((f"{mark} ", style), f"{name:<11}", text), soft_wrap=True)
         if finding.advice:
-            out.print(Text.assemble(" " * 13, ("→ ", "yellow"), (finding.advice, "yellow")))
+            out.print(Text(f"{'':13}→ {finding.advice}", "yellow"), soft_wrap=True)
         yield finding
 
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from orchestrator.cli.doctor import Check, Finding, Patient, failed, ok, skipped
 from orchestrator.embedded.pgvector import probe_pgvector
@@ -139,9 +139,9 @@ def _head() -> str | None:
     """The newest schema that this version knows."""
     from alembic.script import ScriptDirectory
 
-    import orchestrator.migrations
+    from orchestrator.migrate import SCRIPTS
 
-    return ScriptDirectory(orchestrator.migrations.__path__[0]).get_current_head()
+    return ScriptDirectory(SCRIPTS).get_current_head()
 
 
 CHECKS: dict[str, Check] = {

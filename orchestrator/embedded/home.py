@@ -21,6 +21,7 @@ from typing import Literal
 from orchestrator.embedded.process import EmbeddedError, private_dir, write_private
 
 DEFAULT = Path("~/.assistantd")
+PATIENCE = 1.0  # a process that is being killed looks alive for a moment
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ class Home:
         """
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + wait
+        patience = time.monotonic() + PATIENCE
         while not _try_lock(descriptor, fcntl.LOCK_EX):
             state = self.recorded()
-            if (state and _alive(state.pid)) or time.monotonic() >= deadline:
+            alive = state is not None and _alive(state.pid) and time.monotonic() >= patience
+            if alive or time.monotonic() >= deadline:
                 os.close(descriptor)
                 raise AlreadyRunningError(self._who_runs(state))
             time.sleep(0.05)
@@ -109,7 +112,7 @@ class Home:
             known = {entry.name for entry in fields(State)}
             content = json.loads((self.root / "state.json").read_text())
             return State(**{key: value for key, value in content.items() if key in known})
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
     def record(self, state: State) -> None:

@@ -1,6 +1,6 @@
 """Does pgvector work here? Its wheels use wide instructions unguarded: an older CPU kills the backend by SIGILL."""
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from orchestrator.embedded.process import EmbeddedError
 
@@ -8,12 +8,16 @@ TIMEOUT = 10.0
 
 
 async def probe_pgvector(database_url: str) -> str:
-    """Compute one distance in the database and return pgvector's version. Raises EmbeddedError with what to do."""
+    """Compute one distance in the database and return pgvector's version; changes nothing.
+
+    Raises EmbeddedError with what to do.
+    """
     try:
         connection = await asyncpg.connect(database_url, timeout=TIMEOUT, command_timeout=TIMEOUT)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise EmbeddedError(f"The database does not let us in ({error}). Check DATABASE_URL.") from error
     try:
+        await connection.execute("begin")  # never committed: whether it can be installed is part of the question
         await connection.execute("create extension if not exists vector")
         await connection.fetchval("select '[1,2,3]'::vector <=> '[3,2,1]'")
         version: str = await connection.fetchval("select extversion from pg_extension where extname = 'vector'")

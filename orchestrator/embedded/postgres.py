@@ -18,7 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.embedded.accounts import Identity, Mode, hand_over, identity_for, reachable_programs
-from orchestrator.embedded.process import EmbeddedError, Process, free_port, launcher, private_dir, write_private
+from orchestrator.embedded.process import (
+    LOCK_WAIT,
+    EmbeddedError,
+    Process,
+    free_port,
+    launcher,
+    private_dir,
+    write_private,
+)
 
 USER = DATABASE = "assistantd"
 SETTINGS = {
@@ -95,7 +103,7 @@ class Postgres:
             probe=self._says_ready,
             stop_signal=signal.SIGINT,  # fast shutdown: sessions are ended, a checkpoint is written
             die_signal=signal.SIGINT,
-            launch={"lock": str(self.data_dir / "lock"), "wait": 5, **identity.launch},
+            launch={"lock": str(self.data_dir / "lock"), "wait": LOCK_WAIT, **identity.launch},
         )
         self.process.spawn()
         return self.process

@@ -19,6 +19,7 @@ from orchestrator.errors import AssistantdError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 LOCKED, DENIED = 75, 77  # exit codes of launch.py
+LOCK_WAIT = 5.0  # a server that was killed may still be writing
 LOG_LIMIT = 8 * 1024 * 1024
 POLL = 0.02
 

@@ -22,6 +22,7 @@ from orchestrator.embedded.postgres import Postgres
 from orchestrator.embedded.process import Process, free_port, private_dir
 from orchestrator.embedded.supervisor import Narrator, Part, Supervisor
 from orchestrator.embedded.valkey import Valkey
+from orchestrator.embedded.warden import bury_the_rest
 
 PACKAGES = Path(__file__).parents[2]
 HOST = "127.0.0.1"
@@ -73,6 +74,7 @@ class Stack:
                 self.supervisor.watch()
             finally:
                 self.supervisor.stop()
+                bury_the_rest()
                 self.home.forget()
 
     def _start(self) -> None:

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.embedded.process import EmbeddedError, Process
+from orchestrator.embedded.warden import collect_orphans
 
 TICK = 0.1
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+LONGEST_PAUSE = 10.0
 MAX_FAILURES = 6  # in a row
 STABLE_AFTER = 30.0  # seconds of life after which earlier failures no longer count
 FORCE_AFTER = 1.0  # one Ctrl-C may arrive twice; a second one counts only after this
 
 
-class StopRequested(Exception):  # noqa: N818  # not an error
+class StopRequested(Exception):
     """Somebody asked for the end while the stack was starting."""
 
 
@@ -49,11 +50,13 @@ class Part:
     ready_within: float = 60.0
     stop_within: float = 10.0
     stop_stage: int = 0
+    first_pause: float = 0.5  # before it is started again; doubled with each further failure
 
     process: Process | None = field(default=None, init=False)
     spawned_at: float = field(default=0.0, init=False)
     failures: int = field(default=0, init=False)
     again_at: float | None = field(default=None, init=False)
+    recovering: bool = field(default=False, init=False)
 
     def start(self) -> None:
         """Start the process and return at once."""
@@ -69,7 +72,7 @@ class Part:
     def pause(self) -> float:
         """Count a failure; how long to wait before the next attempt."""
         self.failures = 1 if self.age > STABLE_AFTER else self.failures + 1
-        return min(FIRST_PAUSE * 2.0 ** (self.failures - 1), LONGEST_PAUSE)
+        return min(self.first_pause * 2.0 ** (self.failures - 1), LONGEST_PAUSE)
 
 
 class Supervisor:
@@ -137,6 +140,7 @@ class Supervisor:
         while self._asked_at is None:
             for part in self.parts:
                 self._look_after(part)
+            collect_orphans({part.process.pid for part in self.parts if part.process and part.process.pid})
             time.sleep(TICK)
 
     def stop(self) -> None:
@@ -162,15 +166,19 @@ class Supervisor:
                 self._start_again(part)
             return
         process = _process(part)
-        code = process.exit_code()
-        if code is None:
+        if process.exit_code() is None:
+            if part.recovering and process.ready():
+                part.recovering = False
+                self.narrator.ready(part.name, part.age)
             return
         process.kill_group()  # what it had started must not meet its successor
         self._plan_restart(part, f"{part.name} {process.how_ended()}", process.tail())
 
     def _start_again(self, part: Part) -> None:
+        self.narrator.starting(part.name)
         try:
             part.start()
+            part.recovering = True
         except EmbeddedError as error:
             self._plan_restart(part, str(error), "")
         self.on_change()

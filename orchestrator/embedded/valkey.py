@@ -10,7 +10,7 @@ import socket
 import time
 from pathlib import Path
 
-from orchestrator.embedded.process import EmbeddedError, Process, free_port, private_dir, write_private
+from orchestrator.embedded.process import LOCK_WAIT, EmbeddedError, Process, free_port, private_dir, write_private
 
 
 def valkey_binary() -> Path:
@@ -57,7 +57,7 @@ class Valkey:
             self.log,
             probe=self._answers,
             die_signal=signal.SIGTERM,
-            launch={"lock": str(self.data_dir / "lock"), "wait": 5},
+            launch={"lock": str(self.data_dir / "lock"), "wait": LOCK_WAIT},
         )
         self.process.spawn()
         return self.process

@@ -2,9 +2,9 @@
 
     warden ── supervisor ── postgres, valkey, model, api, worker, beat ── whatever they start
 
-The kernel ends the supervisor's children when it is killed (PDEATHSIG). Their own children are not told; but the warden
-is their "subreaper": who loses its parent becomes a child of the warden, which ends it. If the warden itself is killed,
-the kernel asks the supervisor to stop everything in order.
+The kernel ends the supervisor's children when it is killed (PDEATHSIG). Their own children are not told; but supervisor
+and warden are "subreapers": who loses its parent becomes a child of the nearest of them, which ends it. If the warden
+itself is killed, the kernel asks the supervisor to stop everything in order.
 """
 
 import contextlib
@@ -13,10 +13,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 8.0
+
+_is_reaper = False
 
 
 def part_from_warden() -> int | None:
@@ -29,16 +32,18 @@ def part_from_warden() -> int | None:
     libc = ctypes.CDLL(None, use_errno=True)
     warden = os.getpid()
     child = os.fork()
+    global _is_reaper
+    _is_reaper = True
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if child == 0:
         libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != warden:
             os._exit(1)
         return None
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: _send(child, signal.Signals(received)))
     code = os.waitstatus_to_exitcode(_wait_for(child))
-    _bury_the_rest()
+    bury_the_rest()
     return code if code >= 0 else 128 - code
 
 
@@ -50,11 +55,23 @@ def _wait_for(child: int) -> int:
             return status
 
 
-def _bury_the_rest() -> None:
+def collect_orphans(ours: Collection[int]) -> None:
+    """Take note of the deaths of orphans that came to us; children that somebody else waits for are not touched."""
+    while _is_reaper:
+        try:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if dead is None or dead.si_pid in ours:
+            return
+        os.waitpid(dead.si_pid, 0)
+
+
+def bury_the_rest() -> None:
     """Ask whoever is left to end, then end them. Orphans of orphans become children of ours in turn."""
     deadline = time.monotonic() + GRACE
     asked: set[int] = set()
-    while _any_left():
+    while _is_reaper and _any_left():
         forced = time.monotonic() >= deadline
         for pid in _children():
             if forced or pid not in asked:
