@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     errors.install(app)
     v1 = APIRouter(prefix="/v1")
-    for module in (assistants, threads, messages, runs, run_steps, models):
+    for module in (assistants, runs, threads, messages, run_steps, models):  # /threads/runs goes before /threads/{id}
         v1.include_router(module.router)
     app.include_router(v1)
     app.include_router(health.router)
