@@ -3,9 +3,8 @@
 import asyncio
 import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -41,29 +40,15 @@ def api() -> None:
 
 def worker(context: typer.Context) -> None:
     """Carry out runs. Further arguments go to Celery's worker."""
-    from orchestrator.settings import get_settings
-
-    settings = get_settings()
-    os.environ.setdefault("CELERY_CUSTOM_WORKER_POOL", "workers.pool:TaskPool")
     name = f"worker-{os.getpid()}@%h"  # unique, since several may run on one host
-    options = ["-P", "custom", "-c", str(settings.run_concurrency), "-n", name, "--without-gossip", "--without-mingle"]
-    _become_celery("worker", *options, *context.args)
+    # Pool and concurrency come from workers.app, which also says why workers need not know each other.
+    alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    _become_celery("worker", "-n", name, *alone, *context.args)
 
 
-def beat(
-    context: typer.Context,
-    schedule: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Where beat remembers what it did last.", show_default="in a temporary folder"
-        ),
-    ] = None,
-) -> None:
+def beat(context: typer.Context) -> None:
     """Start what is due by the clock (run exactly one). Further arguments go to Celery's beat."""
-    if schedule is None:
-        schedule = Path(tempfile.gettempdir()) / f"assistantd-beat-{os.getuid()}" / "schedule"
-        schedule.parent.mkdir(mode=0o700, exist_ok=True)
-    _become_celery("beat", "-s", str(schedule.absolute()), *context.args)
+    _become_celery("beat", *context.args)
 
 
 def migrate() -> None:

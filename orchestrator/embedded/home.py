@@ -3,7 +3,7 @@
     lock       held as long as a stack runs on the folder; the kernel frees it when the last holder dies
     state.json what other commands need to find the stack; only as good as the lock says
     api_key    made once, then kept
-    postgres/  valkey/  logs/  beat/
+    postgres/  valkey/  logs/
 
 Everything is readable by its owner only: it holds passwords and conversations.
 """

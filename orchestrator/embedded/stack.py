@@ -19,7 +19,7 @@ from pathlib import Path
 from orchestrator.embedded.home import Home, State
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.postgres import Postgres
-from orchestrator.embedded.process import Process, free_port, private_dir
+from orchestrator.embedded.process import Process, free_port
 from orchestrator.embedded.supervisor import Narrator, Part, Supervisor
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.embedded.warden import bury_the_rest
@@ -140,8 +140,7 @@ class Stack:
         return process
 
     def _beat(self) -> Process:
-        schedule = private_dir(self.home.root / "beat") / "schedule"
-        process = self._python("beat", "beat", "--schedule", str(schedule))
+        process = self._python("beat", "beat")
         process.spawn()
         return process
 
