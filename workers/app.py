@@ -15,6 +15,7 @@ What must not be forgotten:
 - Losing the connection to the broker makes it hand out again what is at work here. The claim in Postgres decides.
 """
 
+import warnings
 from typing import Any
 
 from celery import Celery, signals
@@ -66,6 +67,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
         },
     }
 
+
+# Root is a danger to workers that unpickle messages; ours read JSON only, and a container's only user may well be root.
+warnings.filterwarnings("ignore", message=r"\s*You're running the worker with superuser privileges")
 
 app = Celery("assistantd")
 app.conf.update(configuration(get_settings()))

@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import celery
@@ -111,6 +111,15 @@ async def stubborn(key: str) -> None:
     except asyncio.CancelledError as cancelled:
         await _note(key, cancelled.args[0])
         raise
+
+
+@async_task(app, name="test.endless")
+async def endless(key: str) -> None:
+    """Take no notice of any cancellation."""
+    await _note(key, "started")
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
 
 
 @async_task(app, name="test.limited", soft_time_limit=0.2)

@@ -399,6 +399,34 @@ def test_a_cold_shutdown_gives_unfinished_tasks_back_and_the_next_worker_runs_th
     traces.take(f"{key}:done", 4)
 
 
+def test_a_warm_shutdown_turns_cold_when_asked_again(start: StartWorker, own: Sender, traces: Traces, key: str) -> None:
+    traces.redis.delete("lifespan")
+    worker = start(own.queue, 3)
+    own("until_released", key)
+    traces.next(f"{key}:started")
+
+    worker.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "Warm shutdown" in worker.log.read_text())
+    worker.stop(signal.SIGQUIT)
+
+    assert traces.next(f"{key}:cancelled") == "terminated"
+    assert traces.left("lifespan") == ["entered", "left"]
+    assert traces.redis.llen(own.queue) == 1
+
+
+def test_a_coroutine_that_will_not_end_holds_a_cold_shutdown_for_seconds_only(
+    start: StartWorker, own: Sender, traces: Traces, key: str
+) -> None:
+    worker = start(own.queue, 3)
+    own("endless", key)
+    traces.next(key)
+
+    worker.stop(signal.SIGQUIT)
+
+    assert "tasks_abandoned" in worker.log.read_text()
+    assert traces.redis.llen(own.queue) == 1
+
+
 def test_a_soft_shutdown_lets_short_tasks_finish_and_gives_long_ones_back(
     start: StartWorker, own: Sender, traces: Traces, key: str
 ) -> None:
