@@ -8,8 +8,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class Terminal(Console):
+    """A console whose reader may leave: what is said then is lost, and a stack that it speaks for goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing from now on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+out = Terminal(highlight=False)
+err = Terminal(stderr=True, highlight=False)
 
 DataOption = Annotated[
     Path | None,

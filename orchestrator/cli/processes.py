@@ -40,10 +40,11 @@ def api() -> None:
 
 def worker(context: typer.Context) -> None:
     """Carry out runs. Further arguments go to Celery's worker."""
-    name = f"worker-{os.getpid()}@%h"  # unique, since several may run on one host
+    from orchestrator.embedded.stack import worker_name
+
     # Pool and concurrency come from workers.app, which also says why workers need not know each other.
     alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-    _become_celery("worker", "-n", name, *alone, *context.args)
+    _become_celery("worker", "-n", worker_name(os.getpid()), *alone, *context.args)
 
 
 def beat(context: typer.Context) -> None:

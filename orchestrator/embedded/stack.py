@@ -11,6 +11,7 @@ import asyncio
 import http.client
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,14 +88,15 @@ class Stack:
         self.supervisor.run_once(
             self._python("migrate", "migrate", extra={"ASSISTANTD_API_KEY": self.state.api_key}), 120
         )
-        processes = [
-            Part("api", self._api, stop_within=8),
-            Part("worker", self._worker, stop_within=15),
-            Part("beat", self._beat, stop_within=5, stop_stage=1),
-        ]
-        for part in processes:
-            self.supervisor.launch(part)
-        self.supervisor.await_ready(*processes, *([model] if model else []))
+        api = Part("api", self._api, stop_within=8)
+        worker = Part("worker", self._worker, stop_within=15)
+        beat = Part("beat", self._beat, stop_within=5, stop_stage=1)
+        self.supervisor.launch(api)
+        self.supervisor.launch(worker)
+        self.supervisor.await_ready(api, *([model] if model else []))
+        self.supervisor.await_ready(worker)  # asking it costs an import: not while the others need the CPU
+        self.supervisor.launch(beat)
+        self.supervisor.await_ready(beat)
 
     def _postgres(self) -> list[Part]:
         if self.plan.database_url:
@@ -135,7 +137,7 @@ class Stack:
     def _worker(self) -> Process:
         # On SIGTERM the worker gives unfinished work back at once, instead of waiting for runs that may take minutes.
         process = self._python("worker", "worker", extra={"REMAP_SIGTERM": "SIGQUIT"})
-        process.probe = lambda: worker_answers(self.state.redis_url, process.pid or 0)
+        process.probe = lambda: bool(ping_workers(self.state.redis_url, only=worker_name(process.pid or 0)))
         process.spawn()
         return process
 
@@ -185,19 +187,19 @@ def answers(port: int, path: str, timeout: float = 1.0) -> bool:
         connection.close()
 
 
-def worker_answers(redis_url: str, pid: int, timeout: float = 0.5) -> bool:
-    """Whether the worker with this process id answers Celery's ping. See `orchestrator.cli.processes.worker_name`."""
-    return any(f"worker-{pid}@" in name for name in ping_workers(redis_url, timeout))
+def worker_name(pid: int) -> str:
+    """What the worker with this process id on this host calls itself: unique, since several may run on one host."""
+    return f"worker-{pid}@{socket.gethostname()}"
 
 
-def ping_workers(redis_url: str, timeout: float = 1.0) -> list[str]:
-    """The names of all Celery workers that answer within `timeout`."""
+def ping_workers(redis_url: str, timeout: float = 1.0, only: str | None = None) -> list[str]:
+    """The names of all Celery workers, or of `only` this one, that answer within `timeout`."""
     from celery import Celery  # here, since it takes long to import and most commands do without
     from kombu.exceptions import OperationalError
 
     app = Celery(broker=redis_url, set_as_current=False)
     try:
-        return [name for reply in app.control.ping(timeout=timeout) or [] for name in reply]
+        return [name for reply in app.control.ping([only] if only else None, timeout) or [] for name in reply]
     except (OSError, OperationalError):
         return []
     finally:
