@@ -19,12 +19,12 @@ from orchestrator.resources import Resources
 bearer = HTTPBearer(auto_error=False, description="A key of one of this server's projects.")
 
 
-def _resources(request: Request) -> Resources:
+async def _resources(request: Request) -> Resources:
     found: Resources = request.app.state.resources
     return found
 
 
-def _follower(request: Request) -> Follower:
+async def _follower(request: Request) -> Follower:
     found: Follower = request.app.state.follower
     return found
 

@@ -28,8 +28,7 @@ def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
         driver_url(settings.database_url.get_secret_value()),
         pool_size=settings.database_pool_size,
         max_overflow=0,
-        pool_timeout=settings.database_timeout,
-        pool_pre_ping=True,
+        pool_timeout=settings.database_queue,
         hide_parameters=True,  # errors would quote messages
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,

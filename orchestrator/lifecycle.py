@@ -96,8 +96,8 @@ async def move(
     return moved
 
 
-async def claim(session: Session, run_id: str, owner: str, lease: float) -> Run | None:
-    """Take a run that waits for a worker: queued, or left behind in progress. None if there is nothing to take.
+async def claim(session: Session, run_id: str, owner: str, lease: float) -> tuple[Run, bool] | None:
+    """Take a run that waits for a worker: queued, or left behind in progress (then True comes with it), or None.
 
     Whoever claims opens the next attempt. A run that is taken over keeps its status and its `started_at`: no event.
     """
@@ -106,9 +106,10 @@ async def claim(session: Session, run_id: str, owner: str, lease: float) -> Run 
     run = await _update(session, *fresh, status="in_progress", started_at=now(), **terms)
     if run is not None:
         told(session, run)
-        return run
+        return run, False
     left = [col(Run.id) == run_id, col(Run.status) == "in_progress", col(Run.owner).is_(None)]
-    return await _update(session, *left, **terms)
+    run = await _update(session, *left, **terms)
+    return None if run is None else (run, True)
 
 
 async def hold(session: Session, run: Run) -> None:

@@ -33,7 +33,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     database_pool_size: int = Field(default=10, ge=1)
-    database_timeout: float = Field(default=10.0, gt=0, description="Longest wait for a connection or a statement.")
+    database_timeout: float = Field(
+        default=10.0, gt=0, description="Longest wait for Postgres: connecting, a statement."
+    )
+    database_queue: float = Field(default=60.0, gt=0, description="Longest wait for a free connection of the pool.")
     redis_timeout: float = Field(default=5.0, gt=0, description="Longest wait for a Redis reply.")
 
     run_lifetime: int = Field(default=600, ge=1, description="A run expires this long after its creation.")

@@ -27,7 +27,7 @@ from orchestrator.settings import Settings
 log = structlog.get_logger(__name__)
 
 PING = b": ping\n"
-"""A comment. Without the empty line that ends an event: after an `id:`, official clients take that for an event without data."""
+"""A comment, without an empty line: after an `id:`, official clients would take that for an event without data."""
 BUFFER = 1000
 """Messages that wait for a slow listener before it has to read the stream again."""
 PAGE = 500

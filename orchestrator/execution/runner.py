@@ -53,10 +53,12 @@ class Runner:
 
     async def _claim(self, run_id: str) -> Journal | None:
         async with self._database.transaction() as session:
-            run = await lifecycle.claim(session, run_id, self._owner, self._lease)
-            if run is None:
+            claimed = await lifecycle.claim(session, run_id, self._owner, self._lease)
+            if claimed is None:
                 return None
-            await closing.close_torn(session, run)
+            run, left_behind = claimed
+            if left_behind:
+                await closing.close_torn(session, run)
             history = await conversation.load(session, run)
             return Journal(self._database, run, session.track(run.id, run.attempt), history)
 

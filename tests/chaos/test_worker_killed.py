@@ -1,0 +1,106 @@
+"""A worker is killed in the middle of a run: another finishes it, and nothing that was answered is asked again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+
+from tests import stack as stacks
+from tests.fakes.replies import Reply
+from tests.stack import API_KEY, Stack
+
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture(scope="module")
+def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of this module's own, without a worker: the tests start and kill theirs."""
+    with stacks.running(tmp_path_factory.mktemp("chaos")) as ours:
+        ours.base_url = ours.start_api()
+        yield ours
+
+
+@pytest_asyncio.fixture
+async def client(own_stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=own_stack.base_url, api_key=API_KEY, max_retries=0, timeout=60) as client:
+        own_stack.model.reset()
+        yield client
+
+
+async def start_run(client: openai.AsyncOpenAI) -> tuple[str, "openai.AsyncStream[Any]"]:
+    """A streamed run of an assistant with a function; its thread and its events."""
+    assistant = await client.beta.assistants.create(model="gpt-4o", tools=[WEATHER])  # type: ignore[list-item]
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": "Weather?"}])
+    stream = await client.beta.threads.runs.create(thread_id=thread.id, assistant_id=assistant.id, stream=True)
+    return thread.id, stream
+
+
+async def names(stream: "openai.AsyncStream[Any]") -> list[str]:
+    """The events of a stream to its end, without their common prefix; deltas in a row count once."""
+    heard: list[str] = []
+    async for event in stream:
+        name = event.event.removeprefix("thread.")
+        if not (name.endswith("delta") and heard and heard[-1] == name):
+            heard.append(name)
+    return heard
+
+
+def waits_at(gate: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a reply of the scripted model stands at the gate."""
+    return lambda state: state["gates"].get(gate, {}).get("waiting", 0) > 0
+
+
+async def test_another_worker_finishes_the_run_and_finished_turns_are_not_asked_again(
+    own_stack: Stack, client: openai.AsyncOpenAI
+) -> None:
+    model = own_stack.model
+    model.script(
+        Reply.tool_calls(("no_such_tool", {})),  # answered by the worker itself, and checkpointed
+        Reply.text("It is sunny and warm.").held("killed", after=2),
+        Reply.text("It is sunny and warm."),
+    )
+    victim = own_stack.start_worker()
+    thread_id, stream = await start_run(client)
+    events = asyncio.create_task(names(stream))
+    await asyncio.to_thread(model.wait_for, waits_at("killed"), timeout=30)
+
+    own_stack.stop(victim)
+    survivor = own_stack.start_worker()
+    heard = await asyncio.wait_for(events, 60)
+    own_stack.stop(survivor)
+
+    questions = [len(request["body"]["messages"]) for request in model.requests()]
+    assert questions == [1, 3, 3]
+    assert heard == [
+        "run.created",
+        "run.queued",
+        "run.in_progress",
+        "run.step.created",
+        "run.step.in_progress",
+        "run.step.delta",
+        "run.step.completed",
+        "run.step.created",
+        "run.step.in_progress",
+        "message.created",
+        "message.in_progress",
+        "message.delta",
+        "message.incomplete",
+        "run.step.failed",
+        "run.step.created",
+        "run.step.in_progress",
+        "message.created",
+        "message.in_progress",
+        "message.delta",
+        "message.completed",
+        "run.step.completed",
+        "run.completed",
+    ]
+    messages = (await client.beta.threads.messages.list(thread_id)).data
+    assert [(message.status, message.role) for message in messages] == [
+        ("completed", "assistant"),
+        ("incomplete", "assistant"),
+        ("completed", "user"),
+    ]
