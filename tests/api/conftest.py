@@ -1,0 +1,71 @@
+"""Clients whose every answer is checked (see checks.py), and further API processes of the same installation."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import openai
+import pytest
+import pytest_asyncio
+
+from tests.api.checks import check_async_response, check_response
+from tests.api.http import Http
+from tests.fakes.model_control import RemoteModelServer
+from tests.stack import API_KEY, Stack
+
+
+@pytest.fixture
+def http(stack: Stack, model: RemoteModelServer) -> Iterator[Http]:
+    """The API over plain HTTP, in front of a model with nothing scripted."""
+    http = Http(stack.base_url)
+    with http.client:
+        yield http
+
+
+@pytest.fixture
+def client(stack: Stack, model: RemoteModelServer) -> Iterator[openai.OpenAI]:
+    """The official client."""
+    with make_client(stack.base_url) as client:
+        yield client
+
+
+def make_client(base_url: str) -> openai.OpenAI:
+    """An official client of one API process."""
+    checked = openai.DefaultHttpxClient(event_hooks={"response": [check_response]})
+    return openai.OpenAI(base_url=base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked)
+
+
+@pytest_asyncio.fixture
+async def async_client(stack: Stack, model: RemoteModelServer) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official asynchronous client."""
+    checked = openai.DefaultAsyncHttpxClient(event_hooks={"response": [check_async_response]})
+    async with openai.AsyncOpenAI(
+        base_url=stack.base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def lonely_url(stack: Stack) -> str:
+    """An API process whose wake-ups reach no worker: its runs stay queued."""
+    return stack.start_api(REDIS_URL=stack.environment["REDIS_URL"].removesuffix("/0") + "/1")
+
+
+@pytest.fixture
+def lonely(lonely_url: str, model: RemoteModelServer) -> Iterator[Http]:
+    """Plain HTTP to an API process whose runs stay queued."""
+    http = Http(lonely_url)
+    with http.client:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def hasty_url(stack: Stack) -> str:
+    """An API process whose runs expire after three seconds, and whose silent streams carry comments."""
+    return stack.start_api(ASSISTANTD_RUN_LIFETIME="3", ASSISTANTD_STREAM_PING="0.2")
+
+
+@pytest.fixture
+def hasty(hasty_url: str, model: RemoteModelServer) -> Iterator[Http]:
+    """Plain HTTP to an API process whose runs expire soon."""
+    http = Http(hasty_url)
+    with http.client:
+        yield http

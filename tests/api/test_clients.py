@@ -1,0 +1,173 @@
+"""The official Python client in its major releases, called and awaited, each in a process of its own without ours.
+
+The API sends a comment after every 0.2 s of silence, far more often than usual, so that all of them meet comments.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests.clients import install
+from tests.fakes.model_control import RemoteModelServer
+from tests.stack import API_KEY, ROOT, Stack
+
+pytestmark = pytest.mark.timeout(install.TEST_TIMEOUT)
+
+LOCKS = Path(install.__file__).parent
+RELEASES = {"openai 1": "1.109.1", "openai 2": "2.54.0", "openai 3": openai.__version__}
+Told = dict[str, Any]
+
+TEXT_EVENTS = [
+    "thread.run.created",
+    "thread.run.queued",
+    "thread.run.in_progress",
+    "thread.run.step.created",
+    "thread.run.step.in_progress",
+    "thread.message.created",
+    "thread.message.in_progress",
+    "thread.message.delta",
+    "thread.message.completed",
+    "thread.run.step.completed",
+    "thread.run.completed",
+]
+CALL_EVENTS = [*TEXT_EVENTS[:5], "thread.run.step.delta", "thread.run.requires_action"]
+RESUMED_EVENTS = ["thread.run.step.completed", *TEXT_EVENTS[1:]]
+MESSAGE_CALLED = [
+    "run_step_created",
+    "message_created",
+    "message_delta",
+    "text_created",
+    "text_delta",
+    "text_done",
+    "message_done",
+    "run_step_done",
+    "end",
+]
+CALL_CALLED = ["run_step_created", "run_step_delta", "tool_call_created", "tool_call_delta", "tool_call_done", "end"]
+
+
+@pytest.fixture(scope="module")
+def address(stack: Stack) -> str:
+    """An API process that sends comments often."""
+    return stack.start_api(ASSISTANTD_STREAM_PING="0.2")
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def told_by_release(request: pytest.FixtureRequest, stack: Stack, address: str) -> Told:
+    """What `python -m tests.clients` told under one release of the client."""
+    stack.model.reset()
+    release: str = request.param
+    arguments = ["-P", "-s", "-W", "error::UserWarning"]
+    path = str(ROOT)
+    if release != "openai 3":
+        arguments.append("-S")  # without our own packages
+        path += os.pathsep + str(install.python_client(LOCKS / f"{release.replace(' ', '-')}.lock"))
+    kept = {name: value for name, value in stack.environment.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, *arguments, "-m", "tests.clients"],
+        env={**kept, "PYTHONPATH": path, "OPENAI_BASE_URL": address, "OPENAI_API_KEY": API_KEY},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: Told = json.loads(done.stdout)
+    assert told["version"] == RELEASES[release]
+    return told
+
+
+@pytest.fixture(params=["sync", "async"])
+def told(request: pytest.FixtureRequest, told_by_release: Told) -> Told:
+    """The same, of one of the two clients of the release."""
+    found: Told = told_by_release[request.param]
+    return found
+
+
+def test_create_and_poll_returns_the_completed_run(told: Told) -> None:
+    assert told["create_and_poll"] == {
+        "statuses": ["completed", "completed"],
+        "texts": ["Hello from the model."] * 2,
+        "metadata": {"k": "v"},
+        "usage": True,
+        "listed": [True],
+    }
+
+
+def test_a_handler_is_told_of_everything_that_a_streamed_answer_consists_of(told: Told) -> None:
+    facts = told["stream"]
+
+    assert facts.get("raised") is None
+    assert facts["events"] == TEXT_EVENTS
+    assert facts["text"] == facts["final_text"] == "Hello from the model."
+    assert facts["steps"] == ["message_creation"]
+    assert facts["called"] == MESSAGE_CALLED
+
+
+def test_comments_between_the_events_disturb_no_client(told: Told) -> None:
+    facts = told["stream_slowly"]
+
+    assert facts.get("raised") is None
+    assert facts["text"] == facts["final_text"] == "One two three."
+    assert facts["events"] == TEXT_EVENTS
+
+
+def test_events_can_be_read_without_a_handler(told: Told) -> None:
+    assert told["stream_without_helper"] == {"events": [*TEXT_EVENTS, "done"], "text": "Hello from the model."}
+
+
+def test_tool_outputs_can_be_submitted_to_a_stream(told: Told) -> None:
+    facts = told["submit_tool_outputs_stream"]
+
+    assert facts.get("raised") is None
+    assert facts["statuses"] == ["requires_action", "completed"]
+    assert facts["arguments"] == [{"city": "Paris"}]
+    assert facts["same_ids"]
+    assert facts["text"] == "It rains in Paris."
+    assert facts["outputs"] == ["weather of Paris"]
+    assert facts["events"] == [CALL_EVENTS, RESUMED_EVENTS]
+    assert facts["called"] == [CALL_CALLED, ["run_step_done", *(name for name in MESSAGE_CALLED if name != "run_step_done")]]
+
+
+def test_tool_outputs_of_parallel_calls_can_be_submitted_and_polled(told: Told) -> None:
+    assert told["submit_tool_outputs_and_poll"] == {
+        "statuses": ["requires_action", "completed"],
+        "cities": ["Paris", "Rome"],
+        "text": "Rain, and sun.",
+        "outputs": ["weather of Paris", "weather of Rome"],
+    }
+
+
+def test_parallel_calls_are_put_together_from_their_deltas(told: Told) -> None:
+    expected = {"status": "requires_action", "cities": ["Paris", "Rome"], "as_asked": True}
+
+    assert told["stream_parallel_calls"] == expected
+
+
+def test_lists_longer_than_a_page_are_walked_to_their_end(told: Told) -> None:
+    assert told["page_through"] == {"forward": [*range(25)], "backward": [*reversed(range(25))]}
+
+
+def test_errors_raise_the_classes_that_programs_catch(told: Told) -> None:
+    assert told["errors"] == {}
+
+
+def test_the_events_that_the_clients_read_carry_ids_and_comments(address: str, model: RemoteModelServer) -> None:
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    with httpx2.Client(base_url=address, headers=headers, timeout=30) as http:
+        assistant = http.post("assistants", json={"model": "gpt-4o"}).json()["id"]
+        thread = {"messages": [{"role": "user", "content": "[[text=Hello first=0.7]]"}]}
+
+        body = {"assistant_id": assistant, "thread": thread, "stream": True}
+        lines = http.post("threads/runs", json=body).text.splitlines()
+
+    assert any(line.startswith("id:") for line in lines)
+    assert any(line.startswith(":") for line in lines)
