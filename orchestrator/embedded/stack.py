@@ -27,6 +27,13 @@ from orchestrator.embedded.warden import bury_the_rest
 
 PACKAGES = Path(__file__).parents[2]
 HOST = "127.0.0.1"
+PATIENCE_WITH_BROKER = {
+    "socket_timeout": 2.0,
+    "socket_connect_timeout": 2.0,
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0,
+}
 # Clients use these to find us; our own processes must not be led astray by them.
 CLIENTS_OWN = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "PYTHONHOME")
 
@@ -194,13 +201,16 @@ def worker_name(pid: int) -> str:
 
 def ping_workers(redis_url: str, timeout: float = 1.0, only: str | None = None) -> list[str]:
     """The names of all Celery workers, or of `only` this one, that answer within `timeout`."""
-    from celery import Celery  # here, since it takes long to import and most commands do without
-    from kombu.exceptions import OperationalError
+    # Here, since they take long to import and most commands do without.
+    from celery import Celery
+    from kombu.exceptions import KombuError
+    from redis import RedisError
 
     app = Celery(broker=redis_url, set_as_current=False)
+    app.conf.broker_transport_options = PATIENCE_WITH_BROKER
     try:
-        return [name for reply in app.control.ping([only] if only else None, timeout) or [] for name in reply]
-    except (OSError, OperationalError):
+        with app, app.connection_for_write() as connection:
+            replies = app.control.ping([only] if only else None, timeout, connection=connection)
+    except (OSError, KombuError, RedisError):
         return []
-    finally:
-        app.close()
+    return [name for reply in replies or [] for name in reply]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.embedded.process import EmbeddedError, Process
+from orchestrator.embedded.process import EmbeddedError, Process, StartError
 from orchestrator.embedded.warden import collect_orphans
 
 TICK = 0.1
@@ -167,7 +167,7 @@ class Supervisor:
             return
         process = _process(part)
         if process.exit_code() is None:
-            if part.recovering and process.ready():
+            if part.recovering and _serves(process):
                 part.recovering = False
                 self.narrator.ready(part.name, part.age)
             return
@@ -212,6 +212,13 @@ class Supervisor:
 def _kill(processes: Iterable[Process]) -> None:
     for process in processes:
         process.kill()
+
+
+def _serves(process: Process) -> bool:
+    try:
+        return process.ready()
+    except StartError:  # it ended since we looked; the next look finds that
+        return False
 
 
 def _process(part: Part) -> Process:
