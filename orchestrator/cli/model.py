@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -47,12 +49,10 @@ def serve(
     context: Annotated[
         int, typer.Option(min=512, help="Tokens of prompt and answer that one request may have.")
     ] = 4096,
-    threads: Annotated[int, typer.Option(min=0, help="Threads that compute; 0 takes as many as there are CPUs.")] = 0,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get 429.")] = 64,
+    threads: Annotated[int, typer.Option(min=0, help="Threads that compute; 0 takes what suits the CPUs.")] = 0,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get 429.")] = 32,
 ) -> None:
     """Serve the model like OpenAI's chat completions on 127.0.0.1, fetching it first if need be."""
-    # Before the model is loaded nothing else would end us: llama.cpp's threads ignore the default action of neither.
-    signal.signal(signal.SIGTERM, _leave)
     from orchestrator import logs
     from orchestrator.embedded.model.catalogue import find
     from orchestrator.embedded.model.engine import Engine, EngineOptions
@@ -84,13 +84,24 @@ def fetch(name: str, source: str | None = None) -> Path:
                 task, description=f"model {name}: {step.text}", completed=step.done, total=step.total, visible=True
             )
 
-        return asyncio.run(ensure(name, show, source=source))
+        with _terminable():
+            return asyncio.run(ensure(name, show, source=source))
 
 
 def _settings() -> Settings:
     """The settings about logs; this process has no database and no broker."""
-    return Settings(DATABASE_URL=SecretStr(""), REDIS_URL=SecretStr(""))  # type: ignore[call-arg]  # by their aliases
+    return Settings(DATABASE_URL=SecretStr(""), REDIS_URL=SecretStr(""))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a download in order, so that pip, which may be at work for us, ends too."""
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(signum: int, _frame: FrameType | None) -> None:
-    raise typer.Exit(128 + signum)
+    raise SystemExit(128 + signum)
