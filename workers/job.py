@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 import structlog
-from billiard.einfo import ExceptionInfo
+from celery.concurrency.base import ExceptionInfo  # type: ignore[attr-defined]  # billiard's, which comes with Celery
 from celery.exceptions import SoftTimeLimitExceeded, Terminated
 
 from orchestrator.foreign import Json
@@ -74,7 +74,7 @@ class Job:
         self._terminate = terminate
         self._started = 0.0
         self._signal = int(signals.SIGTERM)
-        self._runner: asyncio.Task[Outcome] | None = None
+        self.runner: asyncio.Task[Outcome] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._stopped: Stop | None = None
         self._outcome: Outcome | None = None
@@ -151,8 +151,8 @@ class Job:
             self._finish(Outcome(error=asyncio.CancelledError(str(self._stopped))))
             return
         if self.is_coroutine:
-            self._runner = loop.create_task(self._run(), name=f"{self.names['task']}[{self.names['task_id']}]")
-            self._runner.add_done_callback(self._ended)
+            self.runner = loop.create_task(self._run(), name=f"{self.names['task']}[{self.names['task_id']}]")
+            self.runner.add_done_callback(self._ended)
         else:
             self._start_thread(loop)
         limits = ((self.soft, Stop.SOFT), (self.hard, Stop.HARD))
@@ -162,10 +162,10 @@ class Job:
         """Cancel the coroutine unless it ended or is ending already; a thread only gets to know by its outcome."""
         if self._stopped not in (None, Stop.SOFT):
             return
-        if self._runner is None or not self._runner.done():
+        if self.runner is None or not self.runner.done():
             self._stopped = why
-        if self._runner is not None:
-            self._runner.cancel(str(why))
+        if self.runner is not None:
+            self.runner.cancel(str(why))
 
     async def _run(self) -> Outcome:
         try:

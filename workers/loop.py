@@ -8,7 +8,7 @@ go on.
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -29,12 +29,12 @@ class LifespanError(Exception):
 
 
 class LoopThread:
-    """An event loop that runs from `start` to `stop`; `on_lost` is called there when the lifespan ends early.
+    """An event loop that runs from `start` to `stop`; `on_lost` is awaited there when the lifespan ends early.
 
-    It is called before the lifespan closes what it opened, so that tasks end while their resources live.
+    The lifespan closes nothing before `on_lost` returns, so that tasks can end while their resources live.
     """
 
-    def __init__(self, lifespan: Lifespan | None, on_lost: Callable[[], None]) -> None:
+    def __init__(self, lifespan: Lifespan | None, on_lost: Callable[[], Awaitable[None]]) -> None:
         self.loop: asyncio.AbstractEventLoop = _new_loop()
         self._lifespan = lifespan
         self._on_lost = on_lost
@@ -129,7 +129,7 @@ class LoopThread:
                 await self._leave.wait()
             finally:
                 if not self._leaving:
-                    self._on_lost()
+                    await self._on_lost()
 
     def _end_life(self) -> None:
         self._leave.set()

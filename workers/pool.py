@@ -19,6 +19,7 @@ What must not be forgotten:
 - Not there by design: max_tasks_per_child, max_memory_per_child, autoscale, Windows (no event loop in Celery there).
 """
 
+import asyncio
 import time
 from collections import deque
 from contextlib import suppress
@@ -209,13 +210,16 @@ class TaskPool(BasePool):
 
     # -- the end --
 
-    def _on_lifespan_lost(self) -> None:  # in the loop thread
+    async def _on_lifespan_lost(self) -> None:  # in the loop thread
         log.critical("worker_lost_its_lifespan")
         self._lost = self._closing = True
-        for job in self._running():
-            job.cancel(Stop.SHUTDOWN)
         state.should_stop = EX_FAILURE  # type: ignore[assignment]
         self._wake.set()
+        jobs = self._running()
+        for job in jobs:
+            job.cancel(Stop.SHUTDOWN)
+        if runners := [job.runner for job in jobs if job.runner]:
+            await asyncio.wait(runners, timeout=GRACE)
 
     def _shut_down(self) -> None:
         """Wait for what runs, or cancel it once the shutdown is cold; then close. A signal handler may nest this."""

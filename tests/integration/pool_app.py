@@ -90,8 +90,8 @@ async def together_early(key: str, seconds: float) -> None:
 @async_task(app, name="test.until_released", bind=True)
 async def until_released(call: Call, key: str) -> None:
     """Run until the test says so; note a cancellation and its reason."""
-    await _note(f"{key}:started", "again" if call.redelivered else "first")
     try:
+        await _note(f"{key}:started", "again" if call.redelivered else "first")
         await trace.blpop([f"{key}:release"], timeout=60)
     except asyncio.CancelledError as cancelled:
         await _note(f"{key}:cancelled", cancelled.args[0])

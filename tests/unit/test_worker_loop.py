@@ -19,6 +19,10 @@ def nothing() -> None:
     """A check that finds nothing."""
 
 
+async def lost() -> None:
+    """What to do when the lifespan is lost."""
+
+
 class Recorded:
     """A lifespan that notes what happens to it."""
 
@@ -39,7 +43,7 @@ class Recorded:
 
 def test_the_lifespan_is_entered_before_start_returns_and_left_once_by_stop() -> None:
     lifespan = Recorded()
-    thread = LoopThread(lifespan, nothing)
+    thread = LoopThread(lifespan, lost)
 
     thread.start(nothing)
     entered = list(lifespan.events)
@@ -51,7 +55,7 @@ def test_the_lifespan_is_entered_before_start_returns_and_left_once_by_stop() ->
 
 
 def test_what_is_called_after_the_end_is_not_run() -> None:
-    thread = LoopThread(None, nothing)
+    thread = LoopThread(None, lost)
     thread.start(nothing)
     called = threading.Event()
 
@@ -68,7 +72,7 @@ def test_a_lifespan_that_raises_fails_the_start_with_its_cause() -> None:
         yield
 
     with pytest.raises(LifespanError) as failed:
-        LoopThread(failing, nothing).start(nothing)
+        LoopThread(failing, lost).start(nothing)
 
     assert isinstance(failed.value.__cause__, ConnectionError)
 
@@ -82,7 +86,7 @@ def test_a_lifespan_that_hangs_while_entering_fails_the_start(monkeypatch: pytes
         yield
 
     with pytest.raises(LifespanError) as failed:
-        LoopThread(hanging, nothing).start(nothing)
+        LoopThread(hanging, lost).start(nothing)
 
     assert isinstance(failed.value.__cause__, TimeoutError)
 
@@ -96,7 +100,7 @@ def test_a_shutdown_while_entering_ends_the_wait() -> None:
     def shutdown() -> None:
         raise SystemExit(0)
 
-    thread = LoopThread(hanging, nothing)
+    thread = LoopThread(hanging, lost)
     with pytest.raises(SystemExit):
         thread.start(shutdown)
 
@@ -111,7 +115,7 @@ def test_a_lifespan_that_hangs_while_leaving_does_not_hold_the_end(monkeypatch: 
         yield
         await asyncio.Event().wait()
 
-    thread = LoopThread(hanging, nothing)
+    thread = LoopThread(hanging, lost)
     thread.start(nothing)
     thread.stop()
 
@@ -133,7 +137,11 @@ def test_a_lifespan_that_ends_early_is_reported_before_it_closes_anything() -> N
             events.append("closed")
             closed.set()
 
-    thread = LoopThread(crashing, lambda: events.append("lost"))
+    async def lose() -> None:
+        await asyncio.sleep(0)
+        events.append("lost")
+
+    thread = LoopThread(crashing, lose)
     with suppress(LifespanError):  # when it ends before `start` has looked
         thread.start(nothing)
 
@@ -146,7 +154,7 @@ def test_the_loop_survives_a_task_that_raises_system_exit() -> None:
     async def leave() -> None:
         raise SystemExit(1)
 
-    thread = LoopThread(None, nothing)
+    thread = LoopThread(None, lost)
     thread.start(nothing)
     thread.call(lambda: thread.loop.create_task(leave()).add_done_callback(lambda task: task.exception()))
     called = threading.Event()
