@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from tests.clients import install
+from tests.clients.facts import UNKNOWN
 from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, ROOT, Stack
 
@@ -42,15 +43,16 @@ RESUMED_EVENTS = ["thread.run.step.completed", *TEXT_EVENTS[1:]]
 MESSAGE_CALLED = [
     "run_step_created",
     "message_created",
-    "message_delta",
     "text_created",
     "text_delta",
+    "message_delta",
     "text_done",
     "message_done",
     "run_step_done",
     "end",
 ]
-CALL_CALLED = ["run_step_created", "run_step_delta", "tool_call_created", "tool_call_delta", "tool_call_done", "end"]
+CALL_CALLED = ["run_step_created", "tool_call_created", "run_step_delta", "tool_call_delta", "tool_call_done", "end"]
+RESUMED_CALLED = ["run_step_done", *(name for name in MESSAGE_CALLED if name != "run_step_done")]  # first calls only
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_comments_between_the_events_disturb_no_client(told: Told) -> None:
 
 
 def test_events_can_be_read_without_a_handler(told: Told) -> None:
-    assert told["stream_without_helper"] == {"events": [*TEXT_EVENTS, "done"], "text": "Hello from the model."}
+    assert told["stream_without_helper"] == {"events": TEXT_EVENTS, "text": "Hello from the model."}
 
 
 def test_tool_outputs_can_be_submitted_to_a_stream(told: Told) -> None:
@@ -134,7 +136,7 @@ def test_tool_outputs_can_be_submitted_to_a_stream(told: Told) -> None:
     assert facts["text"] == "It rains in Paris."
     assert facts["outputs"] == ["weather of Paris"]
     assert facts["events"] == [CALL_EVENTS, RESUMED_EVENTS]
-    assert facts["called"] == [CALL_CALLED, ["run_step_done", *(name for name in MESSAGE_CALLED if name != "run_step_done")]]
+    assert facts["called"] == [CALL_CALLED, RESUMED_CALLED]
 
 
 def test_tool_outputs_of_parallel_calls_can_be_submitted_and_polled(told: Told) -> None:
@@ -157,7 +159,19 @@ def test_lists_longer_than_a_page_are_walked_to_their_end(told: Told) -> None:
 
 
 def test_errors_raise_the_classes_that_programs_catch(told: Told) -> None:
-    assert told["errors"] == {}
+    facts = told["errors"]
+
+    assert facts.get("raised") is None
+    for error, expected in {
+        "unknown": ("NotFoundError", 404, None, None, f"No assistant found with id '{UNKNOWN}'."),
+        "wrong_type": ("BadRequestError", 400, "invalid_type", "messages", "expected an array, but got a string"),
+        "unauthenticated": ("AuthenticationError", 401, "invalid_api_key", None, "Incorrect API key provided"),
+    }.items():
+        *parts, text = expected
+        assert [facts[error][part] for part in ("class", "status", "code", "param")] == parts
+        assert text in facts[error]["text"]
+        assert facts[error]["type"] == "invalid_request_error"
+        assert facts[error]["request_id"]
 
 
 def test_the_events_that_the_clients_read_carry_ids_and_comments(address: str, model: RemoteModelServer) -> None:

@@ -1,0 +1,283 @@
+"""The conversations of sync_client.py through the asynchronous client, statement by statement."""
+
+import json
+from collections.abc import Awaitable, Callable
+
+import openai
+from openai import AsyncAssistantEventHandler, AsyncOpenAI
+from openai.types.beta import AssistantStreamEvent
+from openai.types.beta.threads import Message, MessageDelta, Text, TextDelta
+from openai.types.beta.threads.runs import RunStep, RunStepDelta, ToolCall, ToolCallDelta
+from typing_extensions import override
+
+from tests.clients.facts import (
+    CALL,
+    CALL_TWICE,
+    GREET,
+    POLL,
+    SLOW,
+    UNKNOWN,
+    Facts,
+    calls,
+    cities,
+    described,
+    note,
+    outputs,
+    outputs_of,
+    text_of,
+    weather_tool,
+)
+
+
+class Handler(AsyncAssistantEventHandler):
+    """Notes every call-back when it is first called, every event, and what the deltas add up to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+        self.events: list[str] = []
+        self.text = ""
+        self.arguments: dict[str, str] = {}
+
+    def _note(self, name: str) -> None:
+        if name not in self.called:
+            self.called.append(name)
+
+    @override
+    async def on_event(self, event: AssistantStreamEvent) -> None:
+        note(self.events, event.event)
+
+    @override
+    async def on_run_step_created(self, run_step: RunStep) -> None:
+        self._note("run_step_created")
+
+    @override
+    async def on_run_step_delta(self, delta: RunStepDelta, snapshot: RunStep) -> None:
+        self._note("run_step_delta")
+
+    @override
+    async def on_run_step_done(self, run_step: RunStep) -> None:
+        self._note("run_step_done")
+
+    @override
+    async def on_tool_call_created(self, tool_call: ToolCall) -> None:
+        self._note("tool_call_created")
+
+    @override
+    async def on_tool_call_delta(self, delta: ToolCallDelta, snapshot: ToolCall) -> None:
+        self._note("tool_call_delta")
+
+    @override
+    async def on_tool_call_done(self, tool_call: ToolCall) -> None:
+        self._note("tool_call_done")
+        if tool_call.type == "function":
+            self.arguments[tool_call.id] = tool_call.function.arguments
+
+    @override
+    async def on_message_created(self, message: Message) -> None:
+        self._note("message_created")
+
+    @override
+    async def on_message_delta(self, delta: MessageDelta, snapshot: Message) -> None:
+        self._note("message_delta")
+
+    @override
+    async def on_message_done(self, message: Message) -> None:
+        self._note("message_done")
+
+    @override
+    async def on_text_created(self, text: Text) -> None:
+        self._note("text_created")
+
+    @override
+    async def on_text_delta(self, delta: TextDelta, snapshot: Text) -> None:
+        self._note("text_delta")
+        self.text += delta.value or ""
+
+    @override
+    async def on_text_done(self, text: Text) -> None:
+        self._note("text_done")
+
+    @override
+    async def on_end(self) -> None:
+        self._note("end")
+
+    @override
+    async def on_timeout(self) -> None:
+        self._note("timeout")
+
+    @override
+    async def on_exception(self, exception: Exception) -> None:
+        self._note(f"exception: {exception!r}")
+
+
+async def create_and_poll(client: AsyncOpenAI) -> Facts:
+    """Two polled runs: on a thread, and with the thread made by the same call."""
+    assistant = await an_assistant(client)
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": GREET}])
+    run = await client.beta.threads.runs.create_and_poll(
+        thread_id=thread.id, assistant_id=assistant, poll_interval_ms=POLL, metadata={"k": "v"}
+    )
+    second = await client.beta.threads.create_and_run_poll(
+        assistant_id=assistant, thread={"messages": [{"role": "user", "content": GREET}]}, poll_interval_ms=POLL
+    )
+    return {
+        "statuses": [run.status, second.status],
+        "texts": [await last_text(client, thread.id), await last_text(client, second.thread_id)],
+        "metadata": run.metadata,
+        "usage": run.usage is not None and run.usage.total_tokens > 0,
+        "listed": [found.id == run.id async for found in client.beta.threads.runs.list(thread.id)],
+    }
+
+
+async def stream(client: AsyncOpenAI, message: str = GREET) -> Facts:
+    """A streamed answer, with a handler."""
+    handler = Handler()
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": message}])
+    async with client.beta.threads.runs.stream(
+        thread_id=thread.id, assistant_id=await an_assistant(client), event_handler=handler
+    ) as streamed:
+        await streamed.until_done()
+    final = await handler.get_final_run()
+    return {
+        "status": final.status,
+        "text": handler.text,
+        "final_text": text_of((await handler.get_final_messages())[0]),
+        "steps": [step.type for step in await handler.get_final_run_steps()],
+        "called": handler.called,
+        "events": handler.events,
+    }
+
+
+async def stream_slowly(client: AsyncOpenAI) -> Facts:
+    """A streamed answer with silences, in which the server sends comments."""
+    return await stream(client, SLOW)
+
+
+async def stream_without_helper(client: AsyncOpenAI) -> Facts:
+    """`stream=True`: the bare events."""
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": GREET}])
+    names: list[str] = []
+    text = ""
+    events = await client.beta.threads.runs.create(thread.id, assistant_id=await an_assistant(client), stream=True)
+    async for event in events:
+        note(names, event.event)
+        if event.event == "thread.message.delta":
+            text += "".join(
+                part.text.value or "" for part in event.data.delta.content or () if part.type == "text" and part.text
+            )
+    return {"events": names, "text": text}
+
+
+async def submit_tool_outputs_stream(client: AsyncOpenAI) -> Facts:
+    """A streamed run that calls a function, and the stream that goes on with its output."""
+    before, after = Handler(), Handler()
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": CALL}])
+    async with client.beta.threads.runs.stream(
+        thread_id=thread.id, assistant_id=await an_assistant(client), event_handler=before
+    ) as streamed:
+        await streamed.until_done()
+    waiting = await before.get_final_run()
+    async with client.beta.threads.runs.submit_tool_outputs_stream(
+        thread_id=thread.id, run_id=waiting.id, tool_outputs=outputs(waiting), event_handler=after
+    ) as streamed:
+        await streamed.until_done()
+    return {
+        "statuses": [waiting.status, (await after.get_final_run()).status],
+        "arguments": [json.loads(arguments) for arguments in before.arguments.values()],
+        "same_ids": list(before.arguments) == [call["tool_call_id"] for call in outputs(waiting)],
+        "text": after.text,
+        "called": [before.called, after.called],
+        "events": [before.events, after.events],
+        "outputs": outputs_of(
+            [step async for step in client.beta.threads.runs.steps.list(waiting.id, thread_id=thread.id)]
+        ),
+    }
+
+
+async def submit_tool_outputs_and_poll(client: AsyncOpenAI) -> Facts:
+    """Two parallel calls of a polled run."""
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": CALL_TWICE}])
+    waiting = await client.beta.threads.runs.create_and_poll(
+        thread_id=thread.id, assistant_id=await an_assistant(client), poll_interval_ms=POLL
+    )
+    run = await client.beta.threads.runs.submit_tool_outputs_and_poll(
+        thread_id=thread.id, run_id=waiting.id, tool_outputs=outputs(waiting), poll_interval_ms=POLL
+    )
+    return {
+        "statuses": [waiting.status, run.status],
+        "cities": cities(waiting),
+        "text": await last_text(client, thread.id),
+        "outputs": outputs_of(
+            [step async for step in client.beta.threads.runs.steps.list(run.id, thread_id=thread.id)]
+        ),
+    }
+
+
+async def stream_parallel_calls(client: AsyncOpenAI) -> Facts:
+    """Two parallel calls of a streamed run: what the client put together from deltas is what the run asks for."""
+    handler = Handler()
+    thread = await client.beta.threads.create(messages=[{"role": "user", "content": CALL_TWICE}])
+    async with client.beta.threads.runs.stream(
+        thread_id=thread.id, assistant_id=await an_assistant(client), event_handler=handler
+    ) as streamed:
+        await streamed.until_done()
+    waiting = await handler.get_final_run()
+    asked = {call.id: call.function.arguments for call in calls(waiting)}
+    return {"status": waiting.status, "cities": cities(waiting), "as_asked": handler.arguments == asked}
+
+
+async def page_through(client: AsyncOpenAI) -> Facts:
+    """25 messages in pages of 10, both ways."""
+    thread = await client.beta.threads.create()
+    for number in range(25):
+        await client.beta.threads.messages.create(thread.id, role="user", content=str(number))
+    pages = {
+        order: [
+            int(text_of(found)) async for found in client.beta.threads.messages.list(thread.id, limit=10, order=order)
+        ]
+        for order in ("asc", "desc")
+    }
+    return {"forward": pages["asc"], "backward": pages["desc"]}
+
+
+async def errors(client: AsyncOpenAI) -> Facts:
+    """Each refusal raises the class that programs catch."""
+    stranger = client.with_options(api_key="sk-wrong")
+    attempts: dict[str, Awaitable[object]] = {
+        "unknown": client.beta.assistants.retrieve(UNKNOWN),
+        "wrong_type": client.beta.threads.create(messages="hello"),  # type: ignore[arg-type]
+        "unauthenticated": stranger.beta.threads.create(),
+    }
+    found = {}
+    for name, attempt in attempts.items():
+        try:
+            await attempt
+        except openai.APIStatusError as error:
+            found[name] = described(error)
+    return found
+
+
+async def an_assistant(client: AsyncOpenAI) -> str:
+    """A new assistant with a function."""
+    assistant = await client.beta.assistants.create(model="gpt-4o", instructions="Help.", tools=[weather_tool()])
+    return assistant.id
+
+
+async def last_text(client: AsyncOpenAI, thread_id: str) -> str:
+    """The newest message of a thread."""
+    page = await client.beta.threads.messages.list(thread_id, limit=1)
+    return text_of(page.data[0])
+
+
+CONVERSATIONS: dict[str, Callable[[AsyncOpenAI], Awaitable[Facts]]] = {
+    "create_and_poll": create_and_poll,
+    "stream": stream,
+    "stream_slowly": stream_slowly,
+    "stream_without_helper": stream_without_helper,
+    "submit_tool_outputs_stream": submit_tool_outputs_stream,
+    "submit_tool_outputs_and_poll": submit_tool_outputs_and_poll,
+    "stream_parallel_calls": stream_parallel_calls,
+    "page_through": page_through,
+    "errors": errors,
+}

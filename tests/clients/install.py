@@ -1,0 +1,80 @@
+"""Install other releases of the official clients on first use, into a folder of the repository that git ignores.
+
+A finished folder is only ever moved into its place as a whole, under a name made of its lock file's hash: two test runs
+can install at once, an interrupted installation leaves nothing that looks finished, and a new lock gets a new folder.
+
+Without a network, tests that need a client fail, because a suite that skips by itself proves nothing. Whoever knows
+that there is none sets ASSISTANTD_TEST_OFFLINE=1: then what is not yet installed is skipped.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+INSTALLED = HERE.parents[1] / ".clients"
+OFFLINE = "ASSISTANTD_TEST_OFFLINE"
+INSTALL_TIMEOUT = 300.0
+TEST_TIMEOUT = INSTALL_TIMEOUT + 120
+
+
+def python_client(lock: Path) -> Path:
+    """The folder with what `lock` pins, for PYTHONPATH."""
+
+    def fill(folder: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+        exact = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"]
+        _run([*pip, *exact, "--target", str(folder), "-r", str(lock)], cwd=folder)
+
+    # The lock holds for every platform, what is installed from it for one.
+    interpreter = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+    return _installed(lock.stem, [lock.read_bytes(), interpreter.encode()], fill)
+
+
+def node_clients(npm: str) -> Path:
+    """The `node_modules` folder with all releases of the Node client."""
+    sources = [HERE / "node" / name for name in ("package.json", "package-lock.json", ".npmrc")]
+
+    def fill(folder: Path) -> None:
+        for source in sources:
+            shutil.copy(source, folder)
+        _run([npm, "ci", "--loglevel", "error"], cwd=folder)
+
+    return _installed("node", [source.read_bytes() for source in sources], fill) / "node_modules"
+
+
+def _installed(name: str, depends_on: Sequence[bytes], fill: Callable[[Path], None]) -> Path:
+    digest = hashlib.sha256(b"\0".join(depends_on)).hexdigest()[:16]
+    folder = INSTALLED / f"{name}-{digest}"
+    if folder.is_dir():
+        return folder
+    if os.environ.get(OFFLINE):
+        pytest.skip(f"{name} is not installed yet, and {OFFLINE} is set")
+    INSTALLED.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=INSTALLED, prefix=".new-", ignore_cleanup_errors=True) as temporary:
+        new = Path(temporary) / name
+        new.mkdir()
+        fill(new)
+        try:
+            new.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another test run was first
+                raise
+    return folder
+
+
+def _run(command: Sequence[str], *, cwd: Path) -> None:
+    done = subprocess.run(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False
+    )
+    if done.returncode:
+        hint = f"Without a network, set {OFFLINE}=1 to skip what needs it."
+        pytest.fail(f"{' '.join(command)}\nended with {done.returncode}. {hint}\n{done.stderr[-4000:]}", pytrace=False)
