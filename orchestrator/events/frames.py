@@ -9,6 +9,7 @@ Redis stream, which refuses one of an older attempt. Each attempt has one writer
 number.
 """
 
+import re
 from typing import NamedTuple
 
 import orjson
@@ -24,6 +25,9 @@ RESTING = frozenset(
 DONE = b"event: done\ndata: [DONE]\n\n"
 
 
+CURSOR = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
+
+
 class Cursor(NamedTuple):
     """The place of a frame among a run's events. Cursors compare in the order of events."""
 
@@ -33,10 +37,10 @@ class Cursor(NamedTuple):
     @classmethod
     def parse(cls, text: str | bytes) -> "Cursor":
         """The cursor that `text` (`<attempt>-<seq>`) names. Raises ValueError."""
-        attempt, seq = (text.decode() if isinstance(text, bytes) else text).split("-")
-        if not (attempt.isascii() and attempt.isdecimal() and seq.isascii() and seq.isdecimal()):
-            raise ValueError(text)
-        return cls(int(attempt), int(seq))
+        found = CURSOR.fullmatch(text.decode() if isinstance(text, bytes) else text)
+        if found is None:
+            raise ValueError(f"not a cursor: {text!r}")
+        return cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
         return f"{self.attempt}-{self.seq}"

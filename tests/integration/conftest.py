@@ -1,0 +1,48 @@
+"""An empty database and a broker of one's own, without any worker that would touch them."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest_asyncio
+from sqlmodel import col, select
+
+from orchestrator import projects, resources
+from orchestrator.migrate import migrate
+from orchestrator.resources import Resources
+from orchestrator.settings import Settings
+from orchestrator.tables import Project
+from tests.stack import Stack
+
+NAME = "bare"
+
+
+@pytest_asyncio.fixture(scope="session")
+async def bare_settings(stack: Stack) -> Settings:
+    """Settings of a migrated database in which nothing happens by itself."""
+    url = stack.environment["DATABASE_URL"]
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE DATABASE {NAME}")
+    await connection.close()
+    environment = {
+        "DATABASE_URL": f"{url.rpartition('/')[0]}/{NAME}",
+        "REDIS_URL": stack.environment["REDIS_URL"],
+        "UPSTREAM_BASE_URL": stack.model.base_url,
+    }
+    settings = Settings.model_validate(environment)
+    await migrate(settings)
+    return settings
+
+
+@pytest_asyncio.fixture(scope="session")
+async def bare(bare_settings: Settings) -> AsyncIterator[Resources]:
+    """The connections of a process that uses them."""
+    async with resources.opened(bare_settings) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session")
+async def project_id(bare: Resources) -> str:
+    """A project in the bare database."""
+    async with bare.database.transaction() as session:
+        await projects.register(session, "sk-asst-integration-0123456789")
+        return (await session.execute(select(col(Project.id)))).scalar_one()

@@ -1,0 +1,55 @@
+"""Frames and cursors: what the API cuts, compares and relays."""
+
+import pytest
+
+from orchestrator.events import frames
+from orchestrator.events.frames import Cursor, Track
+
+
+def batch(attempt: int, count: int) -> tuple[list[bytes], bytes]:
+    track = Track("run_1", attempt)
+    single = [track.frame("thread.message.delta", b'{"text":"a\\n\\nid: 9-9"}').data for _ in range(count)]
+    return single, b"".join(single)
+
+
+def test_a_frame_carries_its_cursor_its_event_and_one_line_of_data() -> None:
+    frame = Track("run_1", 3).frame("thread.run.queued", b'{"id":"run_1"}')
+
+    assert frame.data == b'id: 3-1\nevent: thread.run.queued\ndata: {"id":"run_1"}\n\n'
+    assert frame.cursor == Cursor(3, 1)
+
+
+def test_cursors_compare_by_attempt_first() -> None:
+    assert Cursor(2, 1) > Cursor(1, 99)
+    assert Cursor.parse("2-10") > Cursor.parse(b"2-9")
+
+
+@pytest.mark.parametrize("text", ["", "1", "a-1", "1-2-3", "-1-2", "1-", "٣-1", "1 - 2", "1-9999999999999999999"])
+def test_what_is_no_cursor_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a cursor"):
+        Cursor.parse(text)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_batch_knows_its_ends_and_can_be_cut(count: int) -> None:
+    single, joined = batch(4, count)
+
+    assert frames.first_cursor(joined) == Cursor(4, 1)
+    assert frames.last_cursor(joined) == Cursor(4, count)
+    assert frames.split(joined) == [(Cursor(4, place + 1), frame) for place, frame in enumerate(single)]
+
+
+def test_the_last_event_of_a_batch_is_found_behind_others() -> None:
+    track = Track("run_1", 1)
+    joined = track.frame("thread.message.delta", b"{}").data + track.frame("thread.run.completed", b"{}").data
+
+    assert frames.last_event(joined) == "thread.run.completed"
+    assert frames.last_event(joined) in frames.RESTING
+
+
+def test_only_the_first_delta_of_a_text_has_annotations() -> None:
+    first = frames.message_delta("msg_1", 'say "hi"\n', first=True)
+    later = frames.message_delta("msg_1", "…", first=False)
+
+    assert first.endswith(b'"text":{"value":"say \\"hi\\"\\n","annotations":[]}}]}}')
+    assert later.endswith('"text":{"value":"…"}}]}}'.encode())
