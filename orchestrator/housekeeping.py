@@ -20,8 +20,6 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200
 """Runs that one sweep takes of each kind; the next sweep takes the next."""
-PATIENCE = 30.0
-"""Seconds that a wake-up may stay unanswered before it is sent again."""
 GRACE = 5
 """Seconds that a live worker has to end an overdue run by itself."""
 
@@ -74,7 +72,7 @@ async def _wake(session: Session) -> int:
     waits = or_(col(Run.status) == "queued", (col(Run.status) == "in_progress") & col(Run.owner).is_(None))
     due = select(col(Run.id)).where(IS_ACTIVE, waits, col(Run.wake_at) <= func.now(), col(Run.expires_at) > now())
     again = update(Run).where(col(Run.id).in_(due.limit(BATCH).with_for_update(skip_locked=True)))
-    again = again.values(wake_at=lifecycle.wake_after(PATIENCE)).returning(col(Run.id))
+    again = again.values(wake_at=lifecycle.wake_later()).returning(col(Run.id))
     woken = (await session.execute(again, execution_options=UNSEEN)).scalars().all()
     for run_id in woken:
         session.enqueue(EXECUTE, run_id)

@@ -52,6 +52,8 @@ STAMPS: dict[Status, str] = {"cancelled": "cancelled_at", "failed": "failed_at",
 
 Attempt = Literal["same", "next"]
 
+PATIENCE = 30.0
+"""Seconds that a wake-up may stay unanswered before housekeeping sends it again."""
 EXECUTE = "runs.execute"
 """The task that carries a run on; its argument is the run's id."""
 
@@ -139,9 +141,9 @@ async def renew(session: Session, owner: str, lease: float) -> None:
     )
 
 
-def wake_after(seconds: float) -> Json:
-    """A `wake_at` that lies `seconds` ahead by the database's clock."""
-    return _in(seconds)
+def wake_later() -> Json:
+    """The next `wake_at` of a run that has just been enqueued."""
+    return _in(PATIENCE)
 
 
 def _in(seconds: float) -> Json:

@@ -8,7 +8,6 @@ from orchestrator.db import Session
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.events.frames import START, Cursor
 from orchestrator.foreign import Json
-from orchestrator.housekeeping import PATIENCE
 from orchestrator.lifecycle import EXECUTE
 from orchestrator.pages import page
 from orchestrator.tables import Assistant, Run, RunStep, Thread, now
@@ -63,7 +62,7 @@ async def _queue(
         assistant_id=assistant.id,
         created_at=created_at,
         expires_at=created_at + lifetime,
-        wake_at=lifecycle.wake_after(PATIENCE),
+        wake_at=lifecycle.wake_later(),
         **_settings(assistant, body, additional),
     )
     session.add(run)
@@ -145,7 +144,7 @@ async def submit_tool_outputs(
         raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
     outputs = _outputs(run, body)
     queued = await lifecycle.move(
-        session, run, "queued", attempt="next", tell=False, required_action=None, wake_at=lifecycle.wake_after(PATIENCE)
+        session, run, "queued", attempt="next", tell=False, required_action=None, wake_at=lifecycle.wake_later()
     )
     if queued is None:
         raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
