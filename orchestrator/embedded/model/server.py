@@ -43,23 +43,26 @@ class Slots:
     def __init__(self, slots: int, queue: int) -> None:
         self._free = asyncio.Semaphore(slots)
         self._queue = queue
-        self._waiting = 0
+        self.busy = 0
+        self.waiting = 0
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
         """A place, after waiting for it in line. Raises Refused when the line is too long."""
-        if self._free.locked() and self._waiting >= self._queue:
+        if self._free.locked() and self.waiting >= self._queue:
             message = "The model is busy and too many requests are waiting already. Try again in a moment."
             body = error_body(message, "rate_limit_error", code="rate_limit_exceeded")
             raise Refused(429, body, {"Retry-After": str(RETRY_AFTER)})
-        self._waiting += 1
+        self.waiting += 1
         try:
             await self._free.acquire()
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
+        self.busy += 1
         try:
             yield
         finally:
+            self.busy -= 1
             self._free.release()
 
 
@@ -83,8 +86,8 @@ class ModelServer:
         return app
 
     async def health(self, _request: web.Request) -> web.Response:
-        """Whether the model is loaded; nobody answers before."""
-        return web.json_response({"status": "ok"})
+        """That the model is loaded (nobody answers before), and how much it has to do."""
+        return web.json_response({"status": "ok", "busy": self._slots.busy, "waiting": self._slots.waiting})
 
     async def models(self, _request: web.Request) -> web.Response:
         """The one model."""
