@@ -54,6 +54,10 @@ async def modify(session: Session, project_id: str, thread_id: str, body: Modify
 async def delete(session: Session, project_id: str, thread_id: str) -> str:
     """Remove the thread with its messages, runs and run steps; a run under way stops. Returns its id."""
     thread = await retrieve(session, project_id, thread_id, lock=True)
+    if active := await active_run(session, thread.id):
+        session.signal_cancel(
+            active
+        )  # its worker would notice at its next line only, and let the model talk until then
     await session.delete(thread)
     return thread_id
 

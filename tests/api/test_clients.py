@@ -1,6 +1,6 @@
 """The official Python client in its major releases, called and awaited, each in a process of its own without ours.
 
-The API sends a comment after every 0.2 s of silence, far more often than usual, so that all of them meet comments.
+The API sends a comment after every 0.1 s of silence, far more often than usual, so that all of them meet comments.
 """
 
 import json
@@ -58,7 +58,7 @@ RESUMED_CALLED = ["run_step_done", *(name for name in MESSAGE_CALLED if name != 
 @pytest.fixture(scope="module")
 def address(stack: Stack) -> str:
     """An API process that sends comments often."""
-    return stack.start_api(ASSISTANTD_STREAM_PING="0.2")
+    return stack.start_api(ASSISTANTD_STREAM_PING="0.1")
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -178,7 +178,7 @@ def test_the_events_that_the_clients_read_carry_ids_and_comments(address: str, m
     headers = {"Authorization": f"Bearer {API_KEY}"}
     with httpx2.Client(base_url=address, headers=headers, timeout=30) as http:
         assistant = http.post("assistants", json={"model": "gpt-4o"}).json()["id"]
-        thread = {"messages": [{"role": "user", "content": "[[text=Hello first=0.7]]"}]}
+        thread = {"messages": [{"role": "user", "content": "[[text=Hello first=0.4]]"}]}
 
         body = {"assistant_id": assistant, "thread": thread, "stream": True}
         lines = http.post("threads/runs", json=body).text.splitlines()
