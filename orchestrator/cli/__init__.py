@@ -53,6 +53,9 @@ def main() -> None:
     except AssistantdError as error:
         show_error(str(error), getattr(error, "tail", ""))
         sys.exit(1)
+    except PermissionError as error:
+        show_error(f"{error.filename or 'A file'} cannot be used: {error.strerror}. Does it belong to another user?")
+        sys.exit(1)
 
 
 def _missing(error: ValidationError) -> str:

@@ -21,6 +21,8 @@ class Terminal(Console):
 out = Terminal(highlight=False)
 err = Terminal(stderr=True, highlight=False)
 
+WIDEST = 400  # characters of somebody else's log line
+
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="The folder that holds all data.", show_default="~/.assistantd"),
@@ -53,6 +55,7 @@ def show_error(text: str, detail: str = "") -> None:
 
 
 def show_tail(text: str) -> None:
-    """The last lines of somebody's log, told apart from our own words."""
+    """The last lines of somebody's log, told apart from our own words and cut to a readable length."""
     for line in text.splitlines():
-        err.print(Text.assemble(("  │ ", "red"), (line, "dim")), soft_wrap=True)
+        shown = line if len(line) <= WIDEST else line[:WIDEST] + "…"
+        err.print(Text.assemble(("  │ ", "red"), (shown, "dim")), soft_wrap=True)

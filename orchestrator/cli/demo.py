@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from openai.types.beta.threads.run_submit_tool_outputs_params import ToolOutput
     from openai.types.shared_params import FunctionDefinition
 
-QUESTION = "What is the weather like in Lisbon right now? Do I need an umbrella?"
+QUESTION = "What is the weather like in Lisbon right now?"
 INSTRUCTIONS = (
     "You are a friendly weather assistant. Look the weather up with get_weather, then answer in one or two sentences."
 )
-WEATHER = {"lisbon": {"temperature_celsius": 21, "sky": "light rain"}}
+WEATHER = {"lisbon": {"temperature_celsius": 21, "sky": "sunny"}}
 ELSEWHERE = {"temperature_celsius": 15, "sky": "clear"}
 FUNCTION: "FunctionDefinition" = {
     "name": "get_weather",

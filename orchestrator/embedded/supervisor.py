@@ -17,6 +17,7 @@ from orchestrator.embedded.warden import collect_orphans
 TICK = 0.1
 LONGEST_PAUSE = 10.0
 MAX_FAILURES = 6  # in a row
+LAST_WORDS = 6  # lines of a log
 STABLE_AFTER = 30.0  # seconds of life after which earlier failures no longer count
 FORCE_AFTER = 1.0  # one Ctrl-C may arrive twice; a second one counts only after this
 
@@ -172,7 +173,7 @@ class Supervisor:
                 self.narrator.ready(part.name, part.age)
             return
         process.kill_group()  # what it had started must not meet its successor
-        self._plan_restart(part, f"{part.name} {process.how_ended()}", process.tail())
+        self._plan_restart(part, f"{part.name} {process.how_ended()}", process.tail(LAST_WORDS))
 
     def _start_again(self, part: Part) -> None:
         self.narrator.starting(part.name)
