@@ -19,7 +19,7 @@ CALL = 'Weather? [[tool=get_weather:{"city":"Paris"}]] [[text="It rains in Paris
 CALL_TWICE = (
     'Weather? [[tool=get_weather:{"city":"Paris"} tool2=get_weather:{"city":"Rome"}]] [[text="Rain, and sun."]]'
 )
-SLOW = '[[text="One two three." first=0.7 delay=0.3]]'
+SLOW = '[[text="One two three." first=0.4 delay=0.2]]'
 POLL = 50
 
 UNKNOWN = "asst_000000000000000000000000"
