@@ -12,18 +12,27 @@ from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, Stack
 
 
-@pytest.fixture
-def http(stack: Stack, model: RemoteModelServer) -> Iterator[Http]:
-    """The API over plain HTTP, in front of a model with nothing scripted."""
+@pytest.fixture(scope="session")
+def working(stack: Stack) -> Stack:
+    """The stack, once its worker works: it starts longer than the API, and a busy machine makes it more."""
     http = Http(stack.base_url)
+    with http.client:
+        http.wait(http.start("Hi"), timeout=60)
+    return stack
+
+
+@pytest.fixture
+def http(working: Stack, model: RemoteModelServer) -> Iterator[Http]:
+    """The API over plain HTTP, in front of a model with nothing scripted."""
+    http = Http(working.base_url)
     with http.client:
         yield http
 
 
 @pytest.fixture
-def client(stack: Stack, model: RemoteModelServer) -> Iterator[openai.OpenAI]:
+def client(working: Stack, model: RemoteModelServer) -> Iterator[openai.OpenAI]:
     """The official client."""
-    with make_client(stack.base_url) as client:
+    with make_client(working.base_url) as client:
         yield client
 
 
@@ -34,19 +43,19 @@ def make_client(base_url: str) -> openai.OpenAI:
 
 
 @pytest_asyncio.fixture
-async def async_client(stack: Stack, model: RemoteModelServer) -> AsyncIterator[openai.AsyncOpenAI]:
+async def async_client(working: Stack, model: RemoteModelServer) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official asynchronous client."""
     checked = openai.DefaultAsyncHttpxClient(event_hooks={"response": [check_async_response]})
     async with openai.AsyncOpenAI(
-        base_url=stack.base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked
+        base_url=working.base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked
     ) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
-def lonely_url(stack: Stack) -> str:
+def lonely_url(working: Stack) -> str:
     """An API process whose wake-ups reach no worker: its runs stay queued."""
-    return stack.start_api(REDIS_URL=stack.environment["REDIS_URL"].removesuffix("/0") + "/1")
+    return working.start_api(REDIS_URL=working.environment["REDIS_URL"].removesuffix("/0") + "/1")
 
 
 @pytest.fixture
@@ -58,9 +67,9 @@ def lonely(lonely_url: str, model: RemoteModelServer) -> Iterator[Http]:
 
 
 @pytest.fixture(scope="session")
-def hasty_url(stack: Stack) -> str:
+def hasty_url(working: Stack) -> str:
     """An API process whose runs expire after three seconds, and whose silent streams carry comments."""
-    return stack.start_api(ASSISTANTD_RUN_LIFETIME="3", ASSISTANTD_STREAM_PING="0.2")
+    return working.start_api(ASSISTANTD_RUN_LIFETIME="3", ASSISTANTD_STREAM_PING="0.2")
 
 
 @pytest.fixture
