@@ -133,7 +133,7 @@ class Stack:
             process.spawn()
             return process
 
-        return Part("model", spawn, ready_within=180, stop_within=5, stop_stage=2)
+        return Part("model", spawn, ready_within=180, stop_within=2, stop_stage=2)  # it has nothing to lose
 
     def _api(self) -> Process:
         process = self._python("api", "api")
