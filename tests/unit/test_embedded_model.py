@@ -131,7 +131,7 @@ def test_results_are_told_in_the_users_message() -> None:
 def test_a_failed_function_is_to_be_told_as_such() -> None:
     [asked] = answering(Dialogue("", [], "Price?", [Result("price", "{}", '{"error": "closed"}')]))
 
-    assert "A function failed." in asked["content"]
+    assert "price() failed: closed\n\nTell the user that this did not work" in asked["content"]
 
 
 def test_routing_shows_functions_and_what_was_said_but_no_instructions_to_small_models() -> None:

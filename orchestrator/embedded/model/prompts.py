@@ -78,8 +78,8 @@ def answering(dialogue: Dialogue) -> list[Json]:
         return [*messages, _said("user", dialogue.message or "Please go on.")]
     results = "\n".join(result.told() for result in dialogue.results)
     closing = "Answer with these results, in one or two sentences."
-    if any(result.failed for result in dialogue.results):
-        closing = "A function failed. Tell the user what did not work and why, in one or two sentences. Invent nothing."
+    if all(result.failed for result in dialogue.results):
+        closing = "Tell the user that this did not work and why, in one sentence."
     return [*messages, _said("user", f"{dialogue.message}\n\nResults of functions:\n{results}\n\n{closing}".lstrip())]
 
 
