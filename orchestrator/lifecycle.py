@@ -11,6 +11,7 @@ the writer speaks for an attempt, if that attempt still owns the run. Its event 
 partial unique index allows one active run per thread. `expires_at` is set once: the clock never starts again.
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 from sqlalchemy import func, select, update
@@ -133,9 +134,12 @@ async def release(session: Session, run: Run) -> None:
         session.enqueue(EXECUTE, run.id)
 
 
-async def renew(session: Session, owner: str, lease: float) -> None:
-    """Renew the lease of everything that a worker process carries, in one statement."""
-    mine: list[Json] = [col(Run.owner) == owner, IS_ACTIVE]
+async def renew(session: Session, owner: str, carried: Collection[str], lease: float) -> None:
+    """Renew the leases of the runs that a worker process carries, in one statement.
+
+    Only of those: what it owns but does not carry (a claim's answer was lost, a last line failed) must not be kept.
+    """
+    mine: list[Json] = [col(Run.owner) == owner, col(Run.id).in_(carried), IS_ACTIVE]
     await session.execute(
         update(Run).where(*mine).values(lease_until=_in(lease)).execution_options(synchronize_session=False)
     )

@@ -6,11 +6,12 @@ sees at once that its runs are orphans. The lease is the slow one, for a process
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 
 import asyncpg
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator import lifecycle
 from orchestrator.db import Database
@@ -18,44 +19,54 @@ from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)
+
+Carried = Callable[[], Collection[str]]
+"""The ids of the runs that the process is at."""
 LOCK_CLASS = 0x0A551
 """The first key of our advisory locks; the second is a worker's number, or 0 for housekeeping."""
 
 
+def new_owner() -> str:
+    """A name under which a worker process claims runs: a number, for it is half of a lock's key too."""
+    return str(secrets.randbelow(2**31 - 1) + 1)
+
+
 @asynccontextmanager
-async def present(database: Database, settings: Settings) -> AsyncIterator[str]:
-    """Hold the lock and renew the leases while the block runs; yields the owner's name under which to claim runs."""
-    number = secrets.randbelow(2**31 - 1) + 1
-    connection = await _lock(number, settings)
-    heart = asyncio.create_task(_beat(connection, number, database, settings), name="heartbeat")
+async def present(owner: str, carried: Carried, database: Database, settings: Settings) -> AsyncIterator[None]:
+    """Hold the owner's lock, and renew the leases of what it carries, while the block runs."""
+    connection = await _lock(owner, settings)
+    heart = asyncio.create_task(_beat(connection, owner, carried, database, settings), name="heartbeat")
     try:
-        yield str(number)
+        yield
     finally:
         heart.cancel()
         await asyncio.gather(heart, return_exceptions=True)
         connection.terminate()
 
 
-async def _lock(number: int, settings: Settings) -> asyncpg.Connection:
+async def _lock(owner: str, settings: Settings) -> asyncpg.Connection:
     timeout = settings.database_timeout
     connection = await asyncpg.connect(
         settings.database_url.get_secret_value(), timeout=timeout, command_timeout=timeout
     )
-    await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, number)
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, int(owner))
     return connection
 
 
-async def _beat(connection: asyncpg.Connection, number: int, database: Database, settings: Settings) -> None:
+async def _beat(
+    connection: asyncpg.Connection, owner: str, carried: Carried, database: Database, settings: Settings
+) -> None:
     try:
         while True:
             await asyncio.sleep(settings.run_lease / 3)
             try:
                 if connection.is_closed():
-                    connection = await _lock(number, settings)
+                    connection = await _lock(owner, settings)
                 await connection.execute("SELECT 1")
                 async with database.transaction() as session:
-                    await lifecycle.renew(session, str(number), settings.run_lease)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    await lifecycle.renew(session, owner, carried(), settings.run_lease)
+            except TROUBLE as error:  # the next beat tries again
                 log.warning("heartbeat_failed", error=repr(error))
     finally:
         connection.terminate()

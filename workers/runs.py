@@ -34,8 +34,9 @@ async def life() -> AsyncIterator[None]:
     settings = get_settings()
     async with AsyncExitStack() as stack:
         Worker.resources = opened = await stack.enter_async_context(resources.opened(settings))
-        owner = await stack.enter_async_context(presence.present(opened.database, settings))
+        owner = presence.new_owner()
         Worker.runner = runner = Runner(opened.database, opened.model, owner, settings)
+        await stack.enter_async_context(presence.present(owner, runner.carried, opened.database, settings))
 
         def cancel(run_id: bytes | None) -> None:
             if run_id is not None:  # a lost signal is no loss: the journal sees the cancel at its next line

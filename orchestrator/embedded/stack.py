@@ -142,8 +142,7 @@ class Stack:
         return process
 
     def _worker(self) -> Process:
-        # On SIGTERM the worker gives unfinished work back at once, instead of waiting for runs that may take minutes.
-        process = self._python("worker", "worker", extra={"REMAP_SIGTERM": "SIGQUIT"})
+        process = self._python("worker", "worker")
         process.probe = lambda: bool(ping_workers(self.state.redis_url, only=worker_name(process.pid or 0)))
         process.spawn()
         return process

@@ -1,6 +1,7 @@
 """Carries the runs of one worker process: claims them, lets the loop run, passes interruptions to the right one."""
 
 import asyncio
+from collections.abc import Collection
 
 import structlog
 
@@ -39,12 +40,16 @@ class Runner:
             log.info("run_claimed", model=run.model)
             try:
                 await self._carry(journal)
-            except asyncio.CancelledError:  # the process shuts down: let another go on at once
+            except BaseException:  # a shutdown, or the journal cannot be written: let another go on at once
                 await asyncio.shield(self._release(journal))
                 raise
             finally:
                 if self._journals.get(run.id) is journal:
                     del self._journals[run.id]
+
+    def carried(self) -> Collection[str]:
+        """The ids of the runs that this process is at."""
+        return tuple(self._journals)
 
     def interrupt(self, run_id: str, why: RunStopped) -> None:
         """Stop a run if this process is at it."""
@@ -71,6 +76,7 @@ class Runner:
             await execute(journal, self._model, tools)
 
     async def _release(self, journal: Journal) -> None:
+        """Give the run back. If even that fails, nobody renews its lease, and housekeeping hands it on."""
         async with self._database.transaction() as session:
             await lifecycle.release(session, journal.run)
         log.info("run_released")

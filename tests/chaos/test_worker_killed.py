@@ -1,7 +1,8 @@
 """A worker is killed in the middle of a run: another finishes it, and nothing that was answered is asked again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
@@ -38,19 +39,16 @@ async def start_run(client: openai.AsyncOpenAI) -> tuple[str, "openai.AsyncStrea
     return thread.id, stream
 
 
-async def names(stream: "openai.AsyncStream[Any]") -> list[str]:
+async def names(stream: "openai.AsyncStream[Any]", talking: asyncio.Event) -> list[str]:
     """The events of a stream to its end, without their common prefix; deltas in a row count once."""
     heard: list[str] = []
     async for event in stream:
         name = event.event.removeprefix("thread.")
         if not (name.endswith("delta") and heard and heard[-1] == name):
             heard.append(name)
+        if name == "message.delta":
+            talking.set()
     return heard
-
-
-def waits_at(gate: str) -> Callable[[dict[str, Any]], bool]:
-    """Whether a reply of the scripted model stands at the gate."""
-    return lambda state: state["gates"].get(gate, {}).get("waiting", 0) > 0
 
 
 async def test_another_worker_finishes_the_run_and_finished_turns_are_not_asked_again(
@@ -64,8 +62,9 @@ async def test_another_worker_finishes_the_run_and_finished_turns_are_not_asked_
     )
     victim = own_stack.start_worker()
     thread_id, stream = await start_run(client)
-    events = asyncio.create_task(names(stream))
-    await asyncio.to_thread(model.wait_for, waits_at("killed"), timeout=30)
+    talking = asyncio.Event()
+    events = asyncio.create_task(names(stream, talking))
+    await asyncio.wait_for(talking.wait(), 30)
 
     own_stack.stop(victim)
     survivor = own_stack.start_worker()
@@ -104,3 +103,24 @@ async def test_another_worker_finishes_the_run_and_finished_turns_are_not_asked_
         ("incomplete", "assistant"),
         ("completed", "user"),
     ]
+
+
+async def test_a_worker_that_is_asked_to_stop_gives_its_run_back_at_once(
+    own_stack: Stack, client: openai.AsyncOpenAI
+) -> None:
+    own_stack.model.script(Reply.text("One two three.").held("stopped", after=2), Reply.text("One two three."))
+    leaving = own_stack.start_worker(ASSISTANTD_SHUTDOWN_GRACE="0.1")
+    _, stream = await start_run(client)
+    talking = asyncio.Event()
+    events = asyncio.create_task(names(stream, talking))
+    await asyncio.wait_for(talking.wait(), 30)
+    staying = own_stack.start_worker()
+
+    leaving.send_signal(signal.SIGTERM)
+    heard = await asyncio.wait_for(events, 60)
+    await asyncio.to_thread(leaving.wait, 30)
+    own_stack.stop(staying)
+
+    assert heard[-1] == "run.completed"
+    assert heard.count("message.incomplete") == 1
+    assert leaving.returncode == 0

@@ -120,7 +120,8 @@ async def test_the_runs_of_a_dead_worker_are_handed_on_at_once(
     bare: Resources, bare_settings: Settings, project_id: str
 ) -> None:
     run = await queued(bare, project_id)
-    async with presence.present(bare.database, bare_settings) as owner:
+    owner = presence.new_owner()
+    async with presence.present(owner, lambda: [run.id], bare.database, bare_settings):
         await claimed(bare, run.id, owner)
         assert (await housekeeping.sweep(bare.database)).orphaned == 0
 
@@ -136,7 +137,8 @@ async def test_the_runs_of_a_silent_worker_are_handed_on_when_the_lease_is_over(
     bare: Resources, bare_settings: Settings, project_id: str
 ) -> None:
     run = await queued(bare, project_id)
-    async with presence.present(bare.database, bare_settings) as owner:
+    owner = presence.new_owner()
+    async with presence.present(owner, lambda: [run.id], bare.database, bare_settings):
         await claimed(bare, run.id, owner)
         await set_(bare, run.id, lease_until=sa.func.now() - sa.text("interval '1 second'"))
 
@@ -149,7 +151,7 @@ async def test_a_heartbeat_renews_what_the_worker_carries(bare: Resources, proje
     before = (await found(bare, run.id)).lease_until
 
     async with bare.database.transaction() as session:
-        await lifecycle.renew(session, "77", LEASE * 2)
+        await lifecycle.renew(session, "77", [run.id], LEASE * 2)
 
     after = (await found(bare, run.id)).lease_until
     assert before is not None
