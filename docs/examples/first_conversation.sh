@@ -4,6 +4,7 @@
 #   eval "$(./assistantd env)"        # sets OPENAI_BASE_URL and OPENAI_API_KEY
 #   sh docs/examples/first_conversation.sh
 set -eu
+: "${OPENAI_BASE_URL:?is not set}" "${OPENAI_API_KEY:?is not set}"
 
 request() { # request PATH [JSON]
     curl --fail --silent --show-error --no-buffer --max-time 300 "$OPENAI_BASE_URL/$1" ${2+--data "$2"} \
