@@ -131,6 +131,16 @@ def _lines(response: httpx2.Response) -> Iterator[str]:
     assert not rest
 
 
+def read_until(lines: Iterator[str], word: str) -> list[str]:
+    """The lines of a stream up to the end of the event that holds the word."""
+    found: list[str] = []
+    for line in lines:
+        found.append(line)
+        if word in line:
+            return [*found, next(lines)]
+    raise AssertionError(f"the stream ended without {word!r}")
+
+
 def path_of(run: Json) -> str:
     """Where a run lives."""
     return f"/threads/{run['thread_id']}/runs/{run['id']}"

@@ -2,14 +2,13 @@
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.api.checks import Event, check_stream, parse
-from tests.api.http import CALL, WEATHER, Http, names, outputs, path_of, text_of
+from tests.api.http import CALL, WEATHER, Http, names, outputs, path_of, read_until, text_of
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
 
@@ -31,15 +30,6 @@ WAITING = ["thread.run.requires_action", "done"]
 def stream_run(http: Http, said: str, **fields: Any) -> list[Event]:
     thread = http.thread(said)
     return http.stream(f"/threads/{thread['id']}/runs", {"assistant_id": http.assistant()["id"], **fields})
-
-
-def read_until(lines: Iterator[str], word: str) -> Iterator[str]:
-    """The lines up to the one that holds the word."""
-    for line in lines:
-        yield line
-        if word in line:
-            return
-    raise AssertionError(f"the stream ended without {word!r}")
 
 
 def of(events: list[Event], name: str) -> list[Any]:
@@ -170,7 +160,7 @@ def test_case_45_a_model_that_breaks_down_midway_fails_message_step_and_run(
     body = {"assistant_id": http.assistant()["id"]}
 
     with http.streaming(f"/threads/{http.thread('A tale?')['id']}/runs", body) as lines:
-        begun = list(read_until(lines, "time"))
+        begun = read_until(lines, "time")
         model.release("mid")
         events = parse("\n".join([*begun, *lines, ""]))
 
@@ -200,7 +190,7 @@ def test_case_65_a_delta_is_heard_while_the_model_still_speaks(http: Http, model
     body = {"assistant_id": http.assistant()["id"]}
 
     with http.streaming(f"/threads/{http.thread('Hi')['id']}/runs", body) as lines:
-        list(read_until(lines, "one"))
+        read_until(lines, "one")
         model.release("mid")
         rest = list(lines)
 
