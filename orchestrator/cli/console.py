@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.text import Text
+from typing_extensions import override
 
 
 class Terminal(Console):
     """A console whose reader may leave: what is said then is lost, and a stack that it speaks for goes on."""
 
+    @override
     def on_broken_pipe(self) -> None:
         """Say nothing from now on."""
-        self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from openai import OpenAI
     from openai.types.beta.threads import Run
     from openai.types.beta.threads.run_submit_tool_outputs_params import ToolOutput
-    from openai.types.shared_params import FunctionDefinition
 
 QUESTION = "What is the weather like in Lisbon right now?"
 INSTRUCTIONS = (
@@ -36,14 +35,10 @@ INSTRUCTIONS = (
 )
 WEATHER = {"lisbon": {"temperature_celsius": 21, "sky": "sunny"}}
 ELSEWHERE = {"temperature_celsius": 15, "sky": "clear"}
-FUNCTION: "FunctionDefinition" = {
-    "name": "get_weather",
-    "description": "The current weather in a city",
-    "parameters": {
-        "type": "object",
-        "properties": {"city": {"type": "string", "description": "Name of the city, for example Lisbon"}},
-        "required": ["city"],
-    },
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "description": "Name of the city, for example Lisbon"}},
+    "required": ["city"],
 }
 ROUNDS = 4  # a model that calls functions for ever is stopped
 START_WITHIN = 180.0
@@ -137,7 +132,12 @@ def _talk(client: "OpenAI", model: str) -> "Run":
         model=model,
         name="Weather",
         instructions=INSTRUCTIONS,
-        tools=[{"type": "function", "function": FUNCTION}],
+        tools=[
+            {
+                "type": "function",
+                "function": {"name": "get_weather", "description": "The current weather in a city", "parameters": CITY},
+            }
+        ],
     )
     _fact("assistant", assistant.id)
     _fact("model", model)

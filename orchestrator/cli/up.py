@@ -92,11 +92,11 @@ class TerminalNarrator:
     def __init__(self) -> None:
         self._status = Status("", console=err)
         self._busy: dict[str, str] = {}
-        self._serving = False
 
     def starting(self, name: str) -> None:
         """A part is being started."""
-        self._spin(name, "starting")
+        self._busy[name] = "starting"
+        self._show()
 
     def ready(self, name: str, seconds: float) -> None:
         """A part serves."""
@@ -108,15 +108,15 @@ class TerminalNarrator:
         """A part ended by itself."""
         show_error(text, tail)
 
-    def stopping(self, name: str) -> None:
-        """A part was asked to end."""
-        self._spin(name, "stopping")
+    def stopping(self, *names: str) -> None:
+        """Parts are asked to end."""
+        self._busy = dict.fromkeys(names, "stopping")
+        self._show()
 
     def serving(self, welcome: Panel) -> None:
         """Everything is up."""
         self._busy.clear()
         self._status.stop()
-        self._serving = True
         out.print(welcome)
 
     def end(self, code: int) -> int:
@@ -125,11 +125,6 @@ class TerminalNarrator:
         if code != 1:
             err.print(Text.assemble(("✓ ", "bold green"), "stopped"))
         return code
-
-    def _spin(self, name: str, what: str) -> None:
-        self._busy = {part: doing for part, doing in self._busy.items() if doing == what}
-        self._busy[name] = what
-        self._show()
 
     def _show(self) -> None:
         if not self._busy:

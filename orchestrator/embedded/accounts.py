@@ -75,16 +75,19 @@ def reachable_programs(programs: Path, identity: Identity) -> Path:
     if identity.mode != "setuid" or account is None or _can_run(programs / "postgres", account):
         return programs
     installation = programs.parent
-    libraries = list(installation.parents[1].glob(f"{installation.parent.name}*.libs"))
-    copy = COPIES / installation.parent.name
-    if not (copy / installation.name / "bin" / "postgres").exists():
+    package = installation.parent
+    built = (programs / "postgres").stat()
+    copy = COPIES / f"{package.name}-{built.st_size:x}-{int(built.st_mtime):x}"  # another version is another copy
+    if not copy.exists():
+        new = copy.with_name(f"{copy.name}.{os.getpid()}")
         # The wheel's libraries are found relative to the programs: keep the arrangement.
-        for path in libraries:
-            shutil.copytree(path, COPIES / path.name, dirs_exist_ok=True, symlinks=True)
-        shutil.copytree(installation, copy / installation.name, dirs_exist_ok=True, symlinks=True)
-        COPIES.chmod(0o755)
-        copy.chmod(0o755)
-    return copy / installation.name / "bin"
+        for libraries in package.parent.glob(f"{package.name}*.libs"):
+            shutil.copytree(libraries, new / libraries.name, symlinks=True)
+        shutil.copytree(installation, new / package.name / installation.name, symlinks=True)
+        for folder in (COPIES, new, new / package.name):
+            folder.chmod(0o755)
+        new.rename(copy)
+    return copy / package.name / installation.name / "bin"
 
 
 def hand_over(data_dir: Path, identity: Identity) -> None:

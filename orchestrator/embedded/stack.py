@@ -206,7 +206,7 @@ def ping_workers(redis_url: str, timeout: float = 1.0, only: str | None = None) 
     from redis import RedisError
 
     app = Celery(broker=redis_url, set_as_current=False)
-    app.conf.broker_transport_options = PATIENCE_WITH_BROKER
+    app.conf.update(broker_transport_options=PATIENCE_WITH_BROKER)
     try:
         with app, app.connection_for_write() as connection:
             replies = app.control.ping([only] if only else None, timeout, connection=connection)

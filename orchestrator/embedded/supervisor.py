@@ -38,8 +38,8 @@ class Narrator(Protocol):
     def trouble(self, text: str, tail: str = "") -> None:
         """Something went wrong; `tail` is what the part wrote last."""
 
-    def stopping(self, name: str) -> None:
-        """A part was asked to end."""
+    def stopping(self, *names: str) -> None:
+        """These parts are asked to end, together; those before them have ended."""
 
 
 @dataclass
@@ -196,9 +196,9 @@ class Supervisor:
 
     def _end(self, parts: Sequence[Part]) -> None:
         running = [(part, process) for part in parts if (process := part.process)]
-        for part, process in running:
-            if process.exit_code() is None:
-                self.narrator.stopping(part.name)
+        if names := [part.name for part, process in running if process.exit_code() is None]:
+            self.narrator.stopping(*names)
+        for _, process in running:
             process.ask_to_end()
         deadline = time.monotonic()
         limits = {part.name: deadline + part.stop_within for part in parts}

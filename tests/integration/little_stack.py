@@ -29,8 +29,8 @@ class Lines:
     def trouble(self, text: str, tail: str = "") -> None:
         self._say("trouble", text, "|", tail)
 
-    def stopping(self, name: str) -> None:
-        self._say("stopping", name)
+    def stopping(self, *names: str) -> None:
+        self._say("stopping", *names)
 
     def _say(self, *words: str) -> None:
         sys.stdout.write(" ".join(words) + "\n")
