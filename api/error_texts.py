@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
 from orchestrator.foreign import Json
-from orchestrator.wire.echo import echo
 from orchestrator.wire.requests.fields import MARK
 
 NOT_JSON = (

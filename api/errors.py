@@ -20,8 +20,8 @@ from sqlalchemy import exc as sql_errors
 from starlette.exceptions import HTTPException
 
 from api.error_texts import NOT_JSON, invalid_request
+from orchestrator.echo import echo
 from orchestrator.errors import ClientError, InvalidRequest, NotFound, TooLarge, Unauthenticated, Unavailable
-from orchestrator.wire.echo import echo
 
 SERVER_ERROR = (
     "The server had an error processing your request. Sorry about that! You can retry your request, or contact the "

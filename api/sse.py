@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import structlog
 from fastapi.responses import StreamingResponse
 
+from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
 from orchestrator.events.follower import Follower
 from orchestrator.events.frames import DONE, Cursor, error_frame
-from orchestrator.wire.echo import echo
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ import secrets
 import string
 from typing import Literal
 
+from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
-from orchestrator.wire.echo import echo
 
 Prefix = Literal["asst_", "thread_", "msg_", "run_", "step_", "call_", "proj_", "key_"]
 

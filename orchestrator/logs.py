@@ -1,8 +1,8 @@
 """One log format for every process: API, worker, Celery, uvicorn and SQL write the same lines.
 
 JSON where nobody looks at a terminal, pretty where somebody does. Request, run and thread ids are bound once
-(`structlog.contextvars`) and appear in every line below. Message content is never logged at info; what looks like a secret is
-masked in every line, tracebacks included.
+(`structlog.contextvars`) and appear in every line below. Message content is never logged at info; what looks like a
+secret is masked in every line, tracebacks included.
 """
 
 import logging
@@ -36,7 +36,9 @@ def configure(settings: Settings) -> None:
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
     ]
-    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -52,7 +54,15 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    for noisy in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.worker", "kombu", "sqlalchemy.engine"):
+    for noisy in (
+        "uvicorn",
+        "uvicorn.error",
+        "uvicorn.access",
+        "celery",
+        "celery.worker",
+        "kombu",
+        "sqlalchemy.engine",
+    ):
         logging.getLogger(noisy).handlers.clear()
         logging.getLogger(noisy).propagate = True
     for quiet in ("uvicorn.access", "celery.app.trace", "celery.worker.strategy", "asyncio", "httpx2"):

@@ -6,9 +6,9 @@ from sqlalchemy import ColumnElement, select
 from sqlmodel import SQLModel, col
 
 from orchestrator.db import Session
+from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
 from orchestrator.tables import Assistant, Message, Run, RunStep
-from orchestrator.wire.echo import echo
 from orchestrator.wire.requests import ListQuery
 
 Row = TypeVar("Row", Assistant, Message, Run, RunStep)

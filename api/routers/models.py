@@ -5,8 +5,8 @@ from fastapi import APIRouter, Response
 from api.dependencies import OpenResources, ProjectId
 from api.errors import RESPONSES, envelope
 from api.responses import reply
+from orchestrator.echo import echo
 from orchestrator.wire import schemas
-from orchestrator.wire.echo import echo
 
 router = APIRouter(prefix="/models", tags=["Models"], responses=RESPONSES)
 
