@@ -35,7 +35,7 @@ INSTRUCTIONS = (
 )
 WEATHER = {"lisbon": {"temperature_celsius": 21, "sky": "sunny"}}
 ELSEWHERE = {"temperature_celsius": 15, "sky": "clear"}
-CITY = {
+CITY: dict[str, object] = {
     "type": "object",
     "properties": {"city": {"type": "string", "description": "Name of the city, for example Lisbon"}},
     "required": ["city"],
