@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from api import errors
 from api.context import RequestContext
@@ -35,7 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its documentation page needs no other host
         title="assistantd",
         version="1",
         description=DESCRIPTION,

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
 
 from api import sse
 from api.dependencies import Events, OpenResources, ProjectId, Transaction
@@ -98,6 +99,7 @@ async def submit_tool_outputs(
 @router.get(
     "/{thread_id}/runs/{run_id}/events",
     operation_id="followRun",
+    response_class=StreamingResponse,
     responses=schemas.ok(None, streams=True),
 )
 async def follow(
