@@ -42,18 +42,3 @@ def configuration(connection: Connection | None = None) -> Config:
 
 def _upgrade(connection: Connection) -> None:
     command.upgrade(configuration(connection), "head")
-
-
-def check(connection: Connection) -> None:
-    """Raise if the tables in the code and the migrations differ."""
-    command.check(configuration(connection))
-
-
-async def checked(settings: Settings) -> None:
-    """`check` on the database of `settings`."""
-    engine = db.engine(settings)
-    try:
-        async with engine.connect() as connection:
-            await connection.run_sync(check)
-    finally:
-        await engine.dispose()

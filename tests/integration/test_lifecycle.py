@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from alembic import command
 from sqlmodel import col
 
 from orchestrator import assistants, closing, housekeeping, lifecycle, migrate, presence, runs, threads
@@ -52,8 +53,9 @@ async def set_(bare: Resources, run_id: str, **values: object) -> None:
         await session.execute(sa.update(Run).where(col(Run.id) == run_id).values(**values))
 
 
-async def test_tables_and_migrations_agree(bare_settings: Settings) -> None:
-    await migrate.checked(bare_settings)
+async def test_tables_and_migrations_agree(bare: Resources) -> None:
+    async with bare.database.engine.connect() as connection:
+        await connection.run_sync(lambda plain: command.check(migrate.configuration(plain)))
 
 
 async def test_of_many_claims_exactly_one_wins(bare: Resources, project_id: str) -> None:
