@@ -54,8 +54,6 @@ class ModelFile:
         return ceil(self.size / self.index.part_size)
 
 
-DEFAULT = "0.5b"
-
 CATALOGUE = {
     model.name: model
     for model in (

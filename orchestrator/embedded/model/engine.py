@@ -6,18 +6,16 @@ run in its own threads, without the interpreter's lock, and a generation ends wh
 
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import aiohttp
 import orjson
 
 from orchestrator.embedded.model.catalogue import ModelError
+from orchestrator.embedded.model.scratch import scratch_folder
 from orchestrator.foreign import Json
 
 URL = "http://llama/v1/chat/completions"
@@ -84,34 +82,33 @@ class Engine:
         self._path = path
         self._server: Json = None
         self._session: aiohttp.ClientSession | None = None
-        self._folder: Path | None = None
+        self._socket: Path | None = None
+        self._cleanup = ExitStack()
 
     def __enter__(self) -> "Engine":
         try:
             import xllamacpp
         except ImportError as error:
             raise ModelError("llama.cpp is not installed. Install assistantd with the extra 'embedded'.") from error
-        self._folder = Path(tempfile.mkdtemp(prefix="assistantd-model-"))
-        try:
-            self._server = xllamacpp.Server(self._parameters(xllamacpp.CommonParams(), self._folder / "llama.sock"))
-        except (RuntimeError, ValueError) as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise ModelError(f"{self._path} could not be loaded. Is there enough memory? ({error})") from error
+        with ExitStack() as cleanup:
+            self._socket = cleanup.enter_context(scratch_folder()) / "llama.sock"
+            try:
+                self._server = xllamacpp.Server(self._parameters(xllamacpp.CommonParams(), self._socket))
+            except (RuntimeError, ValueError) as error:
+                raise ModelError(f"{self._path} could not be loaded. Is there enough memory? ({error})") from error
+            self._cleanup = cleanup.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._server = None  # its destructor ends the threads and frees the model
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._cleanup.close()
 
     async def open(self) -> None:
         """Make the session. Connections are not kept: the library closes idle ones at moments of its own."""
-        if self._folder is None:
+        if self._socket is None:
             raise ModelError("The model is not loaded.")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=str(self._folder / "llama.sock"), force_close=True, limit=0),
+            connector=aiohttp.UnixConnector(path=str(self._socket), force_close=True, limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENCE_TIMEOUT),
         )
 
