@@ -14,7 +14,7 @@ from orchestrator.embedded.model.cache import CHUNK, CachedFile, Progress, Sourc
 
 CONNECT_TIMEOUT = 8.0
 SILENCE_TIMEOUT = 30.0
-WHOLE, PARTIAL, BEYOND_THE_END = 200, 206, 416
+WHOLE, PARTIAL = 200, 206
 
 
 async def from_given(cached: CachedFile, source: str, progress: Progress) -> None:
