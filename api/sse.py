@@ -17,6 +17,8 @@ from orchestrator.events.frames import DONE, Cursor, error_frame
 log = structlog.get_logger(__name__)
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+LARGEST = 2**63 - 1
+"""No part of an event's id is larger; Redis would not read it."""
 LOST = "The event stream was interrupted. The run goes on: retrieve it, or follow its events again."
 
 
@@ -32,7 +34,10 @@ def cursor(last_event_id: str | None, default: Cursor) -> Cursor:
     if not last_event_id:
         return default
     try:
-        return Cursor.parse(last_event_id)
+        found = Cursor.parse(last_event_id)
+        if max(found) > LARGEST:
+            raise ValueError(last_event_id)
+        return found
     except ValueError:
         message = f"Invalid 'Last-Event-ID': '{echo(last_event_id, 64)}'. Expected the id of an event of this run."
         raise InvalidRequest(message, param="Last-Event-ID", code="invalid_value") from None

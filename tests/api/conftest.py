@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from tests.api.checks import check_async_response, check_response
-from tests.api.http import Http
+from tests.api.http import PLAIN, Http
 from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, Stack
 
@@ -38,14 +38,14 @@ def client(working: Stack, model: RemoteModelServer) -> Iterator[openai.OpenAI]:
 
 def make_client(base_url: str) -> openai.OpenAI:
     """An official client of one API process."""
-    checked = openai.DefaultHttpxClient(event_hooks={"response": [check_response]})
+    checked = openai.DefaultHttpxClient(verify=PLAIN, event_hooks={"response": [check_response]})
     return openai.OpenAI(base_url=base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked)
 
 
 @pytest_asyncio.fixture
 async def async_client(working: Stack, model: RemoteModelServer) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official asynchronous client."""
-    checked = openai.DefaultAsyncHttpxClient(event_hooks={"response": [check_async_response]})
+    checked = openai.DefaultAsyncHttpxClient(verify=PLAIN, event_hooks={"response": [check_async_response]})
     async with openai.AsyncOpenAI(
         base_url=working.base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked
     ) as client:

@@ -1,5 +1,6 @@
 """The API over plain HTTP, as somebody without an official client meets it; every answer is checked on the way."""
 
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ WEATHER = {
 }
 CALL = 'Weather? [[tool=get_weather:{"city":"Paris"}]] [[text="It rains."]]'
 """A question upon which the scripted model calls a function, then answers."""
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that never speak TLS: one of their own each, with all roots of trust, would cost 0.1 s a test."""
 OVER = ("completed", "failed", "cancelled", "incomplete", "expired")
 
 
@@ -27,6 +30,7 @@ class Http:
             base_url=base_url,
             headers={"Authorization": f"Bearer {key}"},
             timeout=30,
+            verify=PLAIN,
             event_hooks={"response": [check_response]},
         )
 

@@ -65,7 +65,7 @@ def test_a_client_that_comes_back_midway_hears_each_delta_once(http: Http, model
         assert [delta["delta"]["content"][0]["text"]["value"] for delta in said] == [f"word{n} " for n in range(20)]
 
 
-@pytest.mark.parametrize("wrong", ["x", "1", "1-", "-1", "1-2-3", "1-x", "١-٢", "9" * 100])
+@pytest.mark.parametrize("wrong", ["x", "1", "1-", "-1", "1-2-3", "1-x", "١-٢", "9" * 100, f"{2**63}-1", f"1-{10**30}"])
 def test_a_wrong_last_event_id_is_refused(http: Http, wrong: str) -> None:
     run = http.finish("Hi")
 
