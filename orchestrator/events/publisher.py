@@ -14,8 +14,10 @@ from contextlib import asynccontextmanager
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
+from orchestrator.background import background
+from orchestrator.events import frames
 from orchestrator.events.frames import Frame
 from orchestrator.settings import Settings
 
@@ -53,13 +55,11 @@ class Publisher:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Publisher"]:
         """Send in the background while the block runs; what is left at its end is sent before it returns."""
-        sender = asyncio.create_task(self._run(), name="publisher")
-        try:
-            yield self
-        finally:
-            await self.flush()
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+        async with background(self._run(), "publisher"):
+            try:
+                yield self
+            finally:
+                await self.flush()
 
     def frame(self, frame: Frame) -> None:
         """Publish a frame soon. Frames of one run keep their order."""
@@ -100,14 +100,14 @@ class Publisher:
             self._last = loop.time()
 
     async def _send(self) -> None:
-        frames, self._frames, self._waiting = self._frames, {}, 0
+        batches, self._frames, self._waiting = self._frames, {}, 0
         pushes, self._pushes = self._pushes, []
         signals, self._signals = self._signals, []
         sent, self._sent = self._sent, None
         self._wanted.clear()
         try:
             pipe = self._redis.pipeline(transaction=False)
-            for (run_id, _), batch in frames.items():
+            for (run_id, _), batch in batches.items():
                 self._append(pipe, run_id, batch)
             for queue, message in pushes:
                 pipe.lpush(queue, message)
@@ -116,8 +116,8 @@ class Publisher:
             for result in await pipe.execute(raise_on_error=False):
                 if isinstance(result, ResponseError) and "equal or smaller" not in str(result):
                     log.error("event_refused", error=str(result))
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("events_dropped", runs=len(frames), wakeups=len(pushes), error=repr(error))
+        except Exception as error:  # whatever it was: a sender that ends would let every `flush` wait for ever
+            log.warning("events_dropped", runs=len(batches), wakeups=len(pushes), error=repr(error))
         finally:
             if sent is not None and not sent.done():
                 sent.set_result(None)
@@ -127,5 +127,5 @@ class Publisher:
         data = b"".join(frame.data for frame in batch)
         pipe.xadd(key, {"f": data}, id=str(batch[-1].cursor), maxlen=ENTRIES, approximate=True)
         pipe.publish(key, data)
-        if batch[0].cursor.seq == 1:
+        if batch[0].cursor.seq == 1 or frames.last_event(data) in frames.RESTING:  # the end, too: Redis may lose a key
             pipe.expire(key, self._ttl)

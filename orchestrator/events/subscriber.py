@@ -1,8 +1,9 @@
 """One pub/sub connection per process, shared by everybody who listens to anything.
 
 A message is handed to the callbacks of its channel, which must be quick and must not block: a slow listener buffers and
-drops on its own side. Pub/sub forgets: whoever needs every message compares numbers and reads the stream again. After a
-broken connection all callbacks get None, which says "you may have missed something".
+drops on its own side. Pub/sub forgets: whoever needs every message compares numbers and reads the stream again. When a
+connection breaks, and once more when a subscription stands again, callbacks get None: "you may have missed something".
+The client library reconnects without a word, so a second confirmation is the only sign of it.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from orchestrator.background import background
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -37,12 +39,8 @@ class Subscriber:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Subscriber"]:
         """Listen in the background while the block runs."""
-        reader = asyncio.create_task(self._run(), name="subscriber")
-        try:
+        async with background(self._run(), "subscriber"):
             yield self
-        finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
 
     @asynccontextmanager
     async def listening(self, channel: str, callback: Callback) -> AsyncIterator[None]:
@@ -85,18 +83,25 @@ class Subscriber:
                         message = await pubsub.get_message(timeout=self._timeout)
                         if message is not None:
                             self._hand_over(message["type"], message["channel"].decode(), message["data"])
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever it was: nobody in this process would hear anything any more
                 log.warning("subscription_lost", error=repr(error))
             finally:
                 self._pubsub = None
-            for callbacks in self._callbacks.values():
-                for callback in tuple(callbacks):
-                    callback(None)
+            for channel in tuple(self._callbacks):
+                self._call(channel, None)
             await asyncio.sleep(0.2)
 
     def _hand_over(self, kind: str, channel: str, data: bytes) -> None:
         if kind == "subscribe" and channel in self._confirmed:
+            if self._confirmed[channel].is_set():
+                self._call(channel, None)
             self._confirmed[channel].set()
         elif kind == "message":
-            for callback in tuple(self._callbacks.get(channel, ())):
-                callback(data)
+            self._call(channel, data)
+
+    def _call(self, channel: str, message: bytes | None) -> None:
+        for callback in tuple(self._callbacks.get(channel, ())):
+            try:
+                callback(message)
+            except Exception as error:  # one listener's trouble is not the others'
+                log.error("callback_failed", channel=channel, error=repr(error))

@@ -12,7 +12,7 @@ from orchestrator.events.frames import START, Cursor, Frame, Track
 from orchestrator.events.publisher import stream_key
 from orchestrator.resources import Resources
 
-DEADLINE = 20.0
+DEADLINE = 10.0
 
 
 async def nothing(_run_id: str) -> bytes | None:
@@ -77,6 +77,60 @@ async def test_a_message_that_pub_sub_lost_is_read_from_the_stream(bare: Resourc
     heard += await hear(stream)
 
     assert heard == [frame.cursor for frame in (first, lost, *rest)]
+
+
+async def test_what_was_told_while_the_subscription_was_broken_is_read_once_it_stands_again(bare: Resources) -> None:
+    run_id = ids.new("run_")
+    first, *missed = story(run_id)
+    await tell(bare, first)
+    stream = follower(bare, silence=DEADLINE * 2).follow(run_id, START)
+    heard = [cursor for cursor, _ in frames.split(await anext(stream))]
+    rest = asyncio.create_task(hear(stream))
+
+    async with bare.redis.pipeline(transaction=True) as pipe:
+        pipe.client_kill_filter(_type="pubsub")
+        for frame in missed:
+            pipe.xadd(stream_key(run_id), {"f": frame.data}, id=str(frame.cursor))
+        await pipe.execute()
+
+    assert heard + await rest == [frame.cursor for frame in (first, *missed)]
+
+
+async def test_a_callback_that_fails_does_not_end_the_listening_of_others(bare: Resources) -> None:
+    heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def fail(_message: bytes | None) -> None:
+        raise ValueError("a callback's own trouble")
+
+    async with bare.subscriber.listening("good", heard.put_nowait), bare.subscriber.listening("bad", fail):
+        await bare.redis.publish("bad", b"x")
+        await bare.redis.publish("good", b"y")
+
+        async with asyncio.timeout(DEADLINE):
+            while await heard.get() != b"y":
+                await bare.redis.publish("good", b"y")
+
+
+async def test_what_cannot_be_sent_does_not_end_the_sending(bare: Resources) -> None:
+    told = story(ids.new("run_"))
+    bare.database.publisher.signal("nobody", "\ud800")  # no UTF-8
+
+    async with asyncio.timeout(DEADLINE):
+        await bare.database.publisher.flush()
+        await tell(bare, *told)
+
+    assert await hear(follower(bare).follow(told[0].run_id, START)) == [frame.cursor for frame in told]
+
+
+async def test_a_stream_that_redis_lost_meanwhile_is_forgotten_in_the_end(bare: Resources) -> None:
+    run_id = ids.new("run_")
+    first, *rest = story(run_id)
+    await tell(bare, first)
+    await bare.redis.delete(stream_key(run_id))
+
+    await tell(bare, *rest)
+
+    assert await bare.redis.ttl(stream_key(run_id)) > 0
 
 
 async def test_a_listener_that_does_not_read_loses_nothing_and_holds_a_bounded_buffer(bare: Resources) -> None:
