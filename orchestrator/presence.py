@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator import lifecycle
+from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.settings import Settings
 
@@ -36,13 +37,8 @@ def new_owner() -> str:
 async def present(owner: str, carried: Carried, database: Database, settings: Settings) -> AsyncIterator[None]:
     """Hold the owner's lock, and renew the leases of what it carries, while the block runs."""
     connection = await _lock(owner, settings)
-    heart = asyncio.create_task(_beat(connection, owner, carried, database, settings), name="heartbeat")
-    try:
+    async with background(_beat(connection, owner, carried, database, settings), "heartbeat"):
         yield
-    finally:
-        heart.cancel()
-        await asyncio.gather(heart, return_exceptions=True)
-        connection.terminate()
 
 
 async def _lock(owner: str, settings: Settings) -> asyncpg.Connection:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from orchestrator import housekeeping, presence, resources
+from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.errors import RunCancelled
 from orchestrator.events.publisher import CANCELS
@@ -43,27 +44,19 @@ async def life() -> AsyncIterator[None]:
                 runner.interrupt(run_id.decode(), RunCancelled())
 
         await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel))
-        await stack.enter_async_context(_keeping_house(opened.database, settings.housekeeping_interval))
+        keeping = _keep_house(opened.database, settings.housekeeping_interval)
+        await stack.enter_async_context(background(keeping, "housekeeping"))
         log.info("worker_ready", owner=owner)
         yield
 
 
-@asynccontextmanager
-async def _keeping_house(database: Database, interval: float) -> AsyncIterator[None]:
-    async def keep() -> None:
-        while True:
-            try:
-                await housekeeping.sweep(database)
-            except Exception as error:  # the next sweep tries again, whatever it was
-                log.warning("sweep_failed", error=repr(error))
-            await asyncio.sleep(interval)
-
-    keeper = asyncio.create_task(keep(), name="housekeeping")
-    try:
-        yield
-    finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+async def _keep_house(database: Database, interval: float) -> None:
+    while True:
+        try:
+            await housekeeping.sweep(database)
+        except Exception as error:  # the next sweep tries again, whatever it was
+            log.warning("sweep_failed", error=repr(error))
+        await asyncio.sleep(interval)
 
 
 @async_task(app, name=EXECUTE)

@@ -22,6 +22,9 @@ RESTING = frozenset(
 )
 """Events after which a run stands still: a client's stream ends with the last of them."""
 
+LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+"""Characters that JSON takes raw and that some clients' line readers take for the end of a line."""
+
 DONE = b"event: done\ndata: [DONE]\n\n"
 
 
@@ -69,6 +72,8 @@ class Track:
         """The next frame: `data` is one line of JSON."""
         self._seq += 1
         cursor = Cursor(self.attempt, self._seq)
+        for character, escaped in LINE_ENDS:
+            data = data.replace(character, escaped)
         return Frame(self.run_id, cursor, b"id: %d-%d\nevent: %s\ndata: %s\n\n" % (*cursor, event.encode(), data))
 
 

@@ -1,5 +1,6 @@
 """Frames and cursors: what the API cuts, compares and relays."""
 
+import orjson
 import pytest
 
 from orchestrator.events import frames
@@ -45,6 +46,17 @@ def test_the_last_event_of_a_batch_is_found_behind_others() -> None:
 
     assert frames.last_event(joined) == "thread.run.completed"
     assert frames.last_event(joined) in frames.RESTING
+
+
+def test_no_character_of_the_data_ends_a_line_for_anybody() -> None:
+    frame = Track("run_1", 1).frame("thread.message.delta", orjson.dumps("a\u2028b\u2029c\u0085d…"))
+
+    assert frame.data.decode().splitlines() == [
+        "id: 1-1",
+        "event: thread.message.delta",
+        'data: "a\\u2028b\\u2029c\\u0085d…"',
+        "",
+    ]
 
 
 def test_only_the_first_delta_of_a_text_has_annotations() -> None:
