@@ -5,14 +5,15 @@
 The same for everybody who may end a run: the journal of its worker, a client's cancel, housekeeping.
 """
 
-from sqlalchemy import literal, or_, select, update
+from sqlalchemy import cast, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import col
 
 from orchestrator import lifecycle
 from orchestrator.db import Session
 from orchestrator.foreign import Json
 from orchestrator.lifecycle import Attempt, Ending
-from orchestrator.tables import ACTIVE, JSON, Message, Run, RunStep, now
+from orchestrator.tables import ACTIVE, Message, Run, RunStep, now
 from orchestrator.wire import objects
 
 STEP_ENDS: dict[str, str] = {
@@ -53,13 +54,21 @@ async def end(
     return ended
 
 
+async def cancel(session: Session, run: Run) -> Run | None:
+    """Cancel a run here and now, whoever is at it; None if it is over."""
+    if run.status == "cancelling":
+        return await end(session, run, "cancelled", attempt="next")
+    moved = await lifecycle.move(session, run, "cancelling", attempt="next", tell=False)
+    return moved and await end(session, moved, "cancelled", attempt="same")
+
+
 async def close_torn(session: Session, run: Run) -> None:
     """Close what a lost attempt was writing: its message is kept as incomplete and stays out of the prompt.
 
     Calls that the model had finished stay open: they get answered, and the model is not asked for them again.
     """
     await _close_messages(session, run, "run_failed")
-    no_calls = col(RunStep.step_details)["tool_calls"] == literal([], JSON)
+    no_calls = cast(col(RunStep.step_details), JSONB)["tool_calls"] == literal([], JSONB)
     await _close_steps(session, run, "failed", LOST, or_(col(RunStep.type) == "message_creation", no_calls))
 
 

@@ -84,7 +84,7 @@ async def _finish_cancelling(session: Session) -> int:
     left = select(Run).where(IS_ACTIVE, col(Run.status) == "cancelling", col(Run.owner).is_(None)).limit(BATCH)
     runs = (await session.execute(left.with_for_update(skip_locked=True))).scalars().all()
     for run in runs:
-        await closing.end(session, run, "cancelled", attempt="next")
+        await closing.cancel(session, run)
     return len(runs)
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, ForeignKey, Index, Sequence, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -28,7 +29,8 @@ SQLModel.metadata.naming_convention = {
     "pk": "%(table_name)s_pkey",
 }
 POSITIONS = Sequence("positions", metadata=SQLModel.metadata)
-JSON = JSONB(none_as_null=True)
+JSON = postgresql.JSON(none_as_null=True)
+"""Kept as it came: JSONB would sort the keys, and the order of a schema's properties steers what a model writes."""
 IS_ACTIVE = text(f"status IN ({', '.join(repr(status) for status in ACTIVE)})")
 """The condition of the partial indexes on runs, in literals: a planner cannot match parameters to it."""
 
@@ -57,7 +59,7 @@ def _created() -> Any:
 
 
 def _metadata() -> Any:
-    return Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    return Field(default_factory=dict, sa_column=Column("metadata", JSONB, nullable=False))
 
 
 def _owner(table: str) -> Any:

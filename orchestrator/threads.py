@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from orchestrator import ids
+from orchestrator import closing, ids
 from orchestrator.db import Session
 from orchestrator.errors import NotFound
 from orchestrator.foreign import Json
@@ -52,12 +52,12 @@ async def modify(session: Session, project_id: str, thread_id: str, body: Modify
 
 
 async def delete(session: Session, project_id: str, thread_id: str) -> str:
-    """Remove the thread with its messages, runs and run steps; a run under way stops. Returns its id."""
+    """Remove the thread with its messages, runs and run steps; a run under way is cancelled first. Returns its id."""
     thread = await retrieve(session, project_id, thread_id, lock=True)
-    if active := await active_run(session, thread.id):
-        session.signal_cancel(
-            active
-        )  # its worker would notice at its next line only, and let the model talk until then
+    active = select(Run).where(col(Run.thread_id) == thread.id, IS_ACTIVE).with_for_update(key_share=True)
+    if run := (await session.execute(active)).scalar_one_or_none():
+        await closing.cancel(session, run)  # whoever follows it hears the end
+        session.signal_cancel(run.id)  # and its worker does not let the model talk on
     await session.delete(thread)
     return thread_id
 

@@ -195,3 +195,15 @@ def test_tools_that_this_release_lacks_are_refused_and_not_ignored(http: Http, t
     error = http.refused("POST", "/assistants", {"model": "m", "tools": [{"type": type_}]})
 
     assert (error["param"], error["code"]) == ("tools[0].type", "unsupported_tool")
+
+
+def test_schemas_read_back_in_the_order_in_which_they_were_written(http: Http) -> None:
+    properties = {name: {"type": "string"} for name in ("zeta", "longest_name", "a", "mid")}
+    schema = {"type": "object", "properties": properties, "required": ["zeta"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+
+    assistant = http.post("/assistants", {"model": "gpt-4o", "tools": [tool]})
+
+    read = http.get(f"/assistants/{assistant['id']}")["tools"][0]["function"]["parameters"]
+    assert list(read["properties"]) == ["zeta", "longest_name", "a", "mid"]
+    assert list(read) == ["type", "properties", "required"]

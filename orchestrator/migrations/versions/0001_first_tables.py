@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0001"
@@ -9,7 +10,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-JSON = JSONB(none_as_null=True)
+JSON = postgresql.JSON(none_as_null=True)
 ACTIVE = sa.text("status IN ('queued', 'in_progress', 'requires_action', 'cancelling')")
 
 
@@ -49,7 +50,7 @@ def upgrade() -> None:
         sa.Column("instructions", sa.String(), nullable=True),
         sa.Column("tools", JSON, nullable=False),
         sa.Column("tool_resources", JSON, nullable=False),
-        sa.Column("metadata", JSON, nullable=False),
+        sa.Column("metadata", JSONB(), nullable=False),
         sa.Column("temperature", sa.Float(), nullable=False),
         sa.Column("top_p", sa.Float(), nullable=False),
         sa.Column("reasoning_effort", sa.String(), nullable=True),
@@ -67,7 +68,7 @@ def upgrade() -> None:
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("tool_resources", JSON, nullable=False),
-        sa.Column("metadata", JSON, nullable=False),
+        sa.Column("metadata", JSONB(), nullable=False),
         sa.ForeignKeyConstraint(
             ["project_id"], ["projects.id"], name=op.f("threads_project_id_fkey"), ondelete="CASCADE"
         ),
@@ -84,7 +85,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("content", JSON, nullable=False),
         sa.Column("attachments", JSON, nullable=False),
-        sa.Column("metadata", JSON, nullable=False),
+        sa.Column("metadata", JSONB(), nullable=False),
         sa.Column("assistant_id", sa.String(), nullable=True),
         sa.Column("run_id", sa.String(), nullable=True),
         sa.Column("incomplete_details", JSON, nullable=True),
@@ -118,7 +119,7 @@ def upgrade() -> None:
         sa.Column("instructions", sa.String(), nullable=True),
         sa.Column("tools", JSON, nullable=False),
         sa.Column("tool_resources", JSON, nullable=False),
-        sa.Column("metadata", JSON, nullable=False),
+        sa.Column("metadata", JSONB(), nullable=False),
         sa.Column("temperature", sa.Float(), nullable=False),
         sa.Column("top_p", sa.Float(), nullable=False),
         sa.Column("reasoning_effort", sa.String(), nullable=True),
@@ -152,7 +153,7 @@ def upgrade() -> None:
         sa.Column("step_details", JSON, nullable=False),
         sa.Column("last_error", JSON, nullable=True),
         sa.Column("usage", JSON, nullable=True),
-        sa.Column("metadata", JSON, nullable=False),
+        sa.Column("metadata", JSONB(), nullable=False),
         sa.Column("expired_at", sa.BigInteger(), nullable=True),
         sa.Column("cancelled_at", sa.BigInteger(), nullable=True),
         sa.Column("failed_at", sa.BigInteger(), nullable=True),
