@@ -47,5 +47,16 @@ async def _project(
     return await projects.authenticate(session, request.headers.get("authorization"))
 
 
+async def _authenticated(
+    request: Request,
+    resources: OpenResources,
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
+) -> None:
+    async with resources.database.transaction() as session:
+        await projects.authenticate(session, request.headers.get("authorization"))
+
+
 ProjectId = Annotated[str, Depends(_project, scope="function")]
 """The id of the caller's project. Raises Unauthenticated."""
+AUTHENTICATED = Depends(_authenticated)
+"""For routes that wait for somebody else: the caller has a key, and no transaction is open. Raises Unauthenticated."""
