@@ -2,63 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
 
 import typer
 from rich.status import Status
 from rich.text import Text
 
 from orchestrator.cli.console import DataOption, err, hint, out
+from orchestrator.cli.findings import Check, Finding, Patient, Verdict, failed
 from orchestrator.embedded.home import Home
 
-Verdict = Literal["ok", "failed", "skipped"]
 MARKS: dict[Verdict, tuple[str, str]] = {
     "ok": ("✓", "bold green"),
     "failed": ("✗", "bold red"),
     "skipped": ("–", "dim"),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found; `advice` says what to do when it failed."""
-
-    verdict: Verdict
-    text: str
-    advice: str = ""
-
-
-def ok(text: str) -> Finding:
-    """The part works."""
-    return Finding("ok", text)
-
-
-def failed(text: str, advice: str) -> Finding:
-    """The part does not work; this is what to do."""
-    return Finding("failed", text, advice)
-
-
-def skipped(text: str) -> Finding:
-    """There is nothing to check."""
-    return Finding("skipped", text)
-
-
-@dataclass(frozen=True)
-class Patient:
-    """Where the parts are: those of the running stack, or those that the environment names."""
-
-    home: Home
-    start: str
-    api_url: str
-    database_url: str
-    redis_url: str
-    upstream_url: str
-    upstream_key: str
-
-
-Check = Callable[[Patient], Finding]
 
 
 def doctor(data: DataOption = None) -> None:

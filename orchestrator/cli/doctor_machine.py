@@ -12,7 +12,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from orchestrator.cli.doctor import Check, Finding, Patient, failed, ok, skipped
+from orchestrator.cli.findings import Check, Finding, Patient, failed, ok, skipped
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.postgres import Postgres
 from orchestrator.embedded.process import EmbeddedError

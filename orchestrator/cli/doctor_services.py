@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from orchestrator.cli.doctor import Check, Finding, Patient, failed, ok, skipped
+from orchestrator.cli.findings import Check, Finding, Patient, failed, ok, skipped
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.process import EmbeddedError
 
