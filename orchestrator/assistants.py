@@ -23,10 +23,14 @@ async def create(session: Session, project_id: str, body: CreateAssistant) -> As
     return assistant
 
 
-async def retrieve(session: Session, project_id: str, assistant_id: str) -> Assistant:
-    """The assistant. Raises InvalidRequest for what cannot be its id, NotFound."""
+async def retrieve(session: Session, project_id: str, assistant_id: str, *, lock: bool = False) -> Assistant:
+    """The assistant; with `lock`, its row stays locked until this transaction ends. Raises InvalidRequest for what
+    cannot be its id, NotFound.
+    """
     ids.check("assistant_id", "asst_", assistant_id)
     query = select(Assistant).where(col(Assistant.id) == assistant_id, col(Assistant.project_id) == project_id)
+    if lock:
+        query = query.with_for_update(key_share=True)
     assistant = (await session.execute(query)).scalar_one_or_none()
     if assistant is None:
         raise NotFound("assistant", assistant_id)
@@ -40,7 +44,7 @@ async def list_(session: Session, project_id: str, query: ListQuery) -> tuple[li
 
 async def modify(session: Session, project_id: str, assistant_id: str, body: ModifyAssistant) -> Assistant:
     """Change what the body names; runs that were created before keep what they were created with."""
-    assistant = await retrieve(session, project_id, assistant_id)
+    assistant = await retrieve(session, project_id, assistant_id, lock=True)
     assistant.sqlmodel_update(_columns(body))
     await session.flush()
     return assistant
@@ -48,7 +52,7 @@ async def modify(session: Session, project_id: str, assistant_id: str, body: Mod
 
 async def delete(session: Session, project_id: str, assistant_id: str) -> str:
     """Remove the assistant; its threads and runs stay. Returns its id."""
-    await session.delete(await retrieve(session, project_id, assistant_id))
+    await session.delete(await retrieve(session, project_id, assistant_id, lock=True))
     return assistant_id
 
 

@@ -19,11 +19,17 @@ async def create(session: Session, project_id: str, thread_id: str, body: Create
     return (await threads.add_messages(session, thread, [body]))[0]
 
 
-async def retrieve(session: Session, project_id: str, thread_id: str, message_id: str) -> Message:
-    """The message. Raises InvalidRequest for what cannot be its id, NotFound."""
+async def retrieve(
+    session: Session, project_id: str, thread_id: str, message_id: str, *, lock: bool = False
+) -> Message:
+    """The message; with `lock`, its row stays locked until this transaction ends. Raises InvalidRequest for what cannot
+    be its id, NotFound.
+    """
     ids.check("message_id", "msg_", message_id)
     await threads.retrieve(session, project_id, thread_id)
     query = select(Message).where(col(Message.id) == message_id, col(Message.thread_id) == thread_id)
+    if lock:
+        query = query.with_for_update(key_share=True)
     message = (await session.execute(query)).scalar_one_or_none()
     if message is None:
         raise NotFound("message", message_id)
@@ -43,7 +49,7 @@ async def list_(
 
 async def modify(session: Session, project_id: str, thread_id: str, message_id: str, body: ModifyMessage) -> Message:
     """Change the metadata; nothing else of a message ever changes."""
-    message = await retrieve(session, project_id, thread_id, message_id)
+    message = await retrieve(session, project_id, thread_id, message_id, lock=True)
     if "metadata" in body.model_fields_set:
         message.metadata_ = body.metadata
     await session.flush()
@@ -52,5 +58,5 @@ async def modify(session: Session, project_id: str, thread_id: str, message_id: 
 
 async def delete(session: Session, project_id: str, thread_id: str, message_id: str) -> str:
     """Remove the message: later runs do not see it. Returns its id."""
-    await session.delete(await retrieve(session, project_id, thread_id, message_id))
+    await session.delete(await retrieve(session, project_id, thread_id, message_id, lock=True))
     return message_id

@@ -106,7 +106,7 @@ async def list_(session: Session, project_id: str, thread_id: str, query: ListQu
 
 async def modify(session: Session, project_id: str, thread_id: str, run_id: str, body: ModifyRun) -> Run:
     """Change the metadata; nothing else of a run is the client's to change."""
-    run = await retrieve(session, project_id, thread_id, run_id)
+    run = await retrieve(session, project_id, thread_id, run_id, lock=True)
     if "metadata" in body.model_fields_set:
         run.metadata_ = body.metadata
     await session.flush()

@@ -42,7 +42,7 @@ async def retrieve(session: Session, project_id: str, thread_id: str, *, lock: b
 
 async def modify(session: Session, project_id: str, thread_id: str, body: ModifyThread) -> Thread:
     """Change what the body names."""
-    thread = await retrieve(session, project_id, thread_id)
+    thread = await retrieve(session, project_id, thread_id, lock=True)
     if "metadata" in body.model_fields_set:
         thread.metadata_ = body.metadata
     if "tool_resources" in body.model_fields_set:
@@ -54,6 +54,7 @@ async def modify(session: Session, project_id: str, thread_id: str, body: Modify
 async def delete(session: Session, project_id: str, thread_id: str) -> str:
     """Remove the thread with its messages, runs and run steps; a run under way is cancelled first. Returns its id."""
     thread = await retrieve(session, project_id, thread_id, lock=True)
+    # The run's row before the thread's goes, as its worker takes them: otherwise each would wait for the other.
     active = select(Run).where(col(Run.thread_id) == thread.id, IS_ACTIVE).with_for_update(key_share=True)
     if run := (await session.execute(active)).scalar_one_or_none():
         await closing.cancel(session, run)  # whoever follows it hears the end
