@@ -6,7 +6,7 @@ Torn and failed messages stay out; so do tool calls that were never answered (th
 each). Text and the tool calls of the same turn become one assistant message, as the model had said them.
 """
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlmodel import col
 
 from orchestrator.db import Session
@@ -18,16 +18,21 @@ NEWEST = 1000
 
 
 async def load(session: Session, run: Run) -> list[Message | RunStep]:
-    """The history of a run's thread, oldest first, as its truncation strategy allows; the run's own steps included."""
+    """The history of a run's thread, oldest first, as its truncation strategy allows.
+
+    What the run itself has said and done comes on top, or it would push out the question that it answers.
+    """
     newest = run.truncation_strategy.get("last_messages") or NEWEST
-    said = select(Message).where(col(Message.thread_id) == run.thread_id).order_by(col(Message.position).desc())
-    messages = (await session.execute(said.limit(newest))).scalars().all()
+    by_others = or_(col(Message.run_id).is_(None), col(Message.run_id) != run.id)
+    said = select(Message).where(col(Message.thread_id) == run.thread_id, by_others)
+    messages = (await session.execute(said.order_by(col(Message.position).desc()).limit(newest))).scalars().all()
+    own = (await session.execute(select(Message).where(col(Message.run_id) == run.id))).scalars().all()
     since = messages[-1].position if messages else 0
     done = select(RunStep).where(
         col(RunStep.thread_id) == run.thread_id, col(RunStep.type) == "tool_calls", col(RunStep.position) > since
     )
     steps = (await session.execute(done)).scalars().all()
-    return sorted([*messages, *steps], key=lambda item: item.position)
+    return sorted([*messages, *own, *steps], key=lambda item: item.position)
 
 
 def render(run: Run, history: list[Message | RunStep]) -> list[Json]:

@@ -72,9 +72,11 @@ async def complete_message(session: Session, run: Run, reply: Reply, usage: Usag
 
 
 async def save_message(session: Session, message: Message, content: list[Json], **values: Json) -> Message:
-    """Store what the message says so far."""
-    query = update(Message).where(col(Message.id) == message.id).values(content=content, **values).returning(Message)
-    return (await session.execute(query, execution_options=FRESH)).scalar_one()
+    """Store what the message says so far. One that a client has deleted meanwhile stays so; its events go on."""
+    values["content"] = content
+    query = update(Message).where(col(Message.id) == message.id).values(values).returning(Message)
+    stored = (await session.execute(query, execution_options=FRESH)).scalar_one_or_none()
+    return message.sqlmodel_update(values) if stored is None else stored
 
 
 async def save_step(session: Session, step: RunStep, **values: Json) -> RunStep:

@@ -1,0 +1,93 @@
+"""A run that is carried while clients do what they may: delete its message, cancel it before it has begun."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+import sqlalchemy as sa
+from sqlmodel import col
+
+from orchestrator import assistants, messages, runs, threads
+from orchestrator.execution.runner import Runner
+from orchestrator.resources import Resources
+from orchestrator.settings import Settings
+from orchestrator.tables import Message, Run
+from orchestrator.wire.requests import CreateAssistant, CreateMessage, CreateRun
+from tests.fakes.model_control import RemoteModelServer
+from tests.fakes.replies import Reply
+from tests.stack import Stack
+
+DEADLINE = 10.0
+
+
+@pytest_asyncio.fixture
+async def scripted(stack: Stack) -> AsyncIterator[RemoteModelServer]:
+    """The scripted model server; whatever waits there is let go at the end."""
+    await asyncio.to_thread(stack.model.reset)
+    yield stack.model
+    await asyncio.to_thread(stack.model.reset)
+
+
+async def queued(bare: Resources, project_id: str, *said: str, **fields: object) -> Run:
+    """A queued run on a thread in which the user has said something."""
+    async with bare.database.transaction() as session:
+        assistant = await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))
+        thread = await threads.create(session, project_id, None)
+        for text in said:
+            await messages.create(session, project_id, thread.id, CreateMessage(role="user", content=text))
+        body = CreateRun.model_validate({"assistant_id": assistant.id, **fields})
+        return await runs.create(session, project_id, thread.id, body, lifetime=600)
+
+
+async def until(bare: Resources, query: "sa.Select[Message]") -> Message:
+    """The row, once it is there."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            async with bare.database.transaction() as session:
+                if (found := (await session.execute(query)).scalar_one_or_none()) is not None:
+                    return found
+            await asyncio.sleep(0.01)
+
+
+async def found(bare: Resources, run_id: str) -> Run:
+    async with bare.database.transaction() as session:
+        return (await session.execute(sa.select(Run).where(col(Run.id) == run_id))).scalar_one()
+
+
+async def test_a_run_whose_message_is_deleted_while_it_is_written_completes_all_the_same(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("One two three.").held("written", after=1))
+    run = await queued(bare, project_id, "Count!")
+    runner = Runner(bare.database, bare.model, "9", bare_settings)
+    running = asyncio.create_task(runner.run(run.id))
+    message = await until(bare, sa.select(Message).where(col(Message.run_id) == run.id))
+    async with bare.database.transaction() as session:
+        await messages.delete(session, project_id, run.thread_id, message.id)
+
+    await asyncio.to_thread(scripted.release, "written")
+    await asyncio.wait_for(running, DEADLINE)
+
+    ended = await found(bare, run.id)
+    assert (ended.status, ended.attempt) == ("completed", 1)
+    assert len(await asyncio.to_thread(scripted.requests)) == 1
+
+
+async def test_the_last_messages_are_the_threads_and_not_what_the_run_itself_has_said(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("One two three."))
+    run = await queued(
+        bare, project_id, "Old", "Count!", truncation_strategy={"type": "last_messages", "last_messages": 1}
+    )
+    torn = Message(thread_id=run.thread_id, run_id=run.id, role="assistant", status="in_progress")
+    async with bare.database.transaction() as session:
+        session.add(torn)
+        await session.execute(
+            sa.update(Run).where(col(Run.id) == run.id).values(status="in_progress", attempt=1, owner=None)
+        )
+
+    await asyncio.wait_for(Runner(bare.database, bare.model, "9", bare_settings).run(run.id), DEADLINE)
+
+    asked = await asyncio.to_thread(scripted.requests)
+    assert [message["content"] for message in asked[0]["body"]["messages"]] == ["Count!"]
