@@ -134,15 +134,15 @@ async def release(session: Session, run: Run) -> None:
         session.enqueue(EXECUTE, run.id)
 
 
-async def renew(session: Session, owner: str, carried: Collection[str], lease: float) -> None:
-    """Renew the leases of the runs that a worker process carries, in one statement.
+async def renew(session: Session, owner: str, carried: Collection[str], lease: float) -> list[str]:
+    """Renew the leases of the runs that a worker process carries, in one statement. Returns those that are cancelling.
 
     Only of those: what it owns but does not carry (a claim's answer was lost, a last line failed) must not be kept.
     """
     mine: list[Json] = [col(Run.owner) == owner, col(Run.id).in_(carried), IS_ACTIVE]
-    await session.execute(
-        update(Run).where(*mine).values(lease_until=_in(lease)).execution_options(synchronize_session=False)
-    )
+    query = update(Run).where(*mine).values(lease_until=_in(lease)).returning(col(Run.id), col(Run.status))
+    rows = await session.execute(query, execution_options={"synchronize_session": False})
+    return [row.id for row in rows if row.status == "cancelling"]
 
 
 def wake_later() -> Json:

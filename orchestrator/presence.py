@@ -6,8 +6,9 @@ sees at once that its runs are orphans. The lease is the slow one, for a process
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import asyncpg
 import structlog
@@ -16,16 +17,27 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator import lifecycle
 from orchestrator.background import background
 from orchestrator.db import Database
+from orchestrator.errors import RunCancelled, RunStopped
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)
 
-Carried = Callable[[], Collection[str]]
-"""The ids of the runs that the process is at."""
 LOCK_CLASS = 0x0A551
 """The first key of our advisory locks; the second is a worker's number, or 0 for housekeeping."""
+
+
+class Carrier(Protocol):
+    """Whoever carries the runs of the process."""
+
+    def carried(self) -> Collection[str]:
+        """The ids of the runs that the process is at."""
+        ...
+
+    def interrupt(self, run_id: str, why: RunStopped) -> None:
+        """Stop one of them."""
+        ...
 
 
 def new_owner() -> str:
@@ -34,10 +46,13 @@ def new_owner() -> str:
 
 
 @asynccontextmanager
-async def present(owner: str, carried: Carried, database: Database, settings: Settings) -> AsyncIterator[None]:
-    """Hold the owner's lock, and renew the leases of what it carries, while the block runs."""
+async def present(owner: str, carrier: Carrier, database: Database, settings: Settings) -> AsyncIterator[None]:
+    """Hold the owner's lock, and renew the leases of what it carries, while the block runs.
+
+    A cancel whose signal was lost is found then, too: the run's next line may be as far away as the model is silent.
+    """
     connection = await _lock(owner, settings)
-    async with background(_beat(connection, owner, carried, database, settings), "heartbeat"):
+    async with background(_beat(connection, owner, carrier, database, settings), "heartbeat"):
         yield
 
 
@@ -46,12 +61,17 @@ async def _lock(owner: str, settings: Settings) -> asyncpg.Connection:
     connection = await asyncpg.connect(
         settings.database_url.get_secret_value(), timeout=timeout, command_timeout=timeout
     )
-    await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, int(owner))
+    try:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, int(owner)):
+            raise TimeoutError("a former session of this worker still holds its lock")  # one that waits would pile up
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 
 async def _beat(
-    connection: asyncpg.Connection, owner: str, carried: Carried, database: Database, settings: Settings
+    connection: asyncpg.Connection, owner: str, carrier: Carrier, database: Database, settings: Settings
 ) -> None:
     try:
         while True:
@@ -61,7 +81,9 @@ async def _beat(
                     connection = await _lock(owner, settings)
                 await connection.execute("SELECT 1")
                 async with database.transaction() as session:
-                    await lifecycle.renew(session, owner, carried(), settings.run_lease)
+                    cancelling = await lifecycle.renew(session, owner, carrier.carried(), settings.run_lease)
+                for run_id in cancelling:
+                    carrier.interrupt(run_id, RunCancelled())
             except TROUBLE as error:  # the next beat tries again
                 log.warning("heartbeat_failed", error=repr(error))
     finally:

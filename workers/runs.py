@@ -37,10 +37,10 @@ async def life() -> AsyncIterator[None]:
         Worker.resources = opened = await stack.enter_async_context(resources.opened(settings))
         owner = presence.new_owner()
         Worker.runner = runner = Runner(opened.database, opened.model, owner, settings)
-        await stack.enter_async_context(presence.present(owner, runner.carried, opened.database, settings))
+        await stack.enter_async_context(presence.present(owner, runner, opened.database, settings))
 
         def cancel(run_id: bytes | None) -> None:
-            if run_id is not None:  # a lost signal is no loss: the journal sees the cancel at its next line
+            if run_id is not None:  # a lost signal is no loss: the next line or heartbeat sees the cancel
                 runner.interrupt(run_id.decode(), RunCancelled())
 
         await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel))

@@ -27,6 +27,7 @@ class Runner:
         self._owner = owner
         self._lease = settings.run_lease
         self._journals: dict[str, Journal] = {}
+        self._claiming: dict[str, RunStopped | None] = {}
 
     async def run(self, run_id: str) -> None:
         """Carry a run to rest if it waits for a worker; otherwise do nothing: a wake-up may come twice or too late."""
@@ -35,7 +36,6 @@ class Runner:
             log.debug("run_not_claimed", run_id=run_id)
             return
         run = journal.run
-        self._journals[run.id] = journal
         with structlog.contextvars.bound_contextvars(run_id=run.id, thread_id=run.thread_id, attempt=run.attempt):
             log.info("run_claimed", model=run.model)
             try:
@@ -52,11 +52,25 @@ class Runner:
         return tuple(self._journals)
 
     def interrupt(self, run_id: str, why: RunStopped) -> None:
-        """Stop a run if this process is at it."""
+        """Stop a run if this process is at it, or about to be: a signal may overtake the answer to the claim."""
         if journal := self._journals.get(run_id):
             journal.interrupt(why)
+        if run_id in self._claiming:
+            self._claiming[run_id] = why
 
     async def _claim(self, run_id: str) -> Journal | None:
+        self._claiming[run_id] = None
+        try:
+            journal = await self._claimed(run_id)
+        finally:
+            why = self._claiming.pop(run_id, None)
+        if journal is not None:
+            self._journals[run_id] = journal
+            if why is not None:
+                journal.interrupt(why)
+        return journal
+
+    async def _claimed(self, run_id: str) -> Journal | None:
         async with self._database.transaction() as session:
             claimed = await lifecycle.claim(session, run_id, self._owner, self._lease)
             if claimed is None:

@@ -123,7 +123,9 @@ async def test_the_runs_of_a_dead_worker_are_handed_on_at_once(
 ) -> None:
     run = await queued(bare, project_id)
     owner = presence.new_owner()
-    async with presence.present(owner, lambda: [run.id], bare.database, bare_settings):
+    async with presence.present(
+        owner, Runner(bare.database, bare.model, owner, bare_settings), bare.database, bare_settings
+    ):
         await claimed(bare, run.id, owner)
         assert (await housekeeping.sweep(bare.database)).orphaned == 0
 
@@ -140,7 +142,9 @@ async def test_the_runs_of_a_silent_worker_are_handed_on_when_the_lease_is_over(
 ) -> None:
     run = await queued(bare, project_id)
     owner = presence.new_owner()
-    async with presence.present(owner, lambda: [run.id], bare.database, bare_settings):
+    async with presence.present(
+        owner, Runner(bare.database, bare.model, owner, bare_settings), bare.database, bare_settings
+    ):
         await claimed(bare, run.id, owner)
         await set_(bare, run.id, lease_until=sa.func.now() - sa.text("interval '1 second'"))
 

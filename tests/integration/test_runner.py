@@ -1,13 +1,19 @@
 """A run that is carried while clients do what they may: delete its message, cancel it before it has begun."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
+import asyncpg
+import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from sqlmodel import col
 
-from orchestrator import assistants, messages, runs, threads
+from orchestrator import assistants, messages, presence, runs, threads
+from orchestrator.db import Database, Session
+from orchestrator.errors import RunCancelled
+from orchestrator.events.frames import Track
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
@@ -73,6 +79,58 @@ async def test_a_run_whose_message_is_deleted_while_it_is_written_completes_all_
     assert len(await asyncio.to_thread(scripted.requests)) == 1
 
 
+class Eventful(Database):
+    """A database after whose first commit something happens before its caller goes on."""
+
+    then: Callable[[], Awaitable[None]] | None = None
+
+    @asynccontextmanager
+    async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
+        async with super().transaction(track) as session:
+            yield session
+        if then := self.then:
+            self.then = None
+            await then()
+
+
+async def test_a_cancel_that_overtakes_the_answer_to_the_claim_is_felt_at_once(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.hang())
+    run = await queued(bare, project_id, "Hi")
+    database = Eventful(bare.database.engine, bare.database.publisher, bare.database._queue)
+    runner = Runner(database, bare.model, "9", bare_settings)
+
+    async def cancel() -> None:
+        async with bare.database.transaction() as session:
+            await runs.cancel(session, project_id, run.thread_id, run.id)
+        runner.interrupt(run.id, RunCancelled())
+
+    database.then = cancel
+    await asyncio.wait_for(runner.run(run.id), DEADLINE)
+
+    assert (await found(bare, run.id)).status == "cancelled"
+
+
+async def test_a_cancel_whose_signal_is_lost_is_felt_at_the_next_heartbeat_however_silent_the_model_is(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.hang())
+    run = await queued(bare, project_id, "Hi")
+    settings = bare_settings.model_copy(update={"run_lease": 0.3})
+    owner = presence.new_owner()
+    runner = Runner(bare.database, bare.model, owner, settings)
+
+    async with presence.present(owner, runner, bare.database, settings):
+        running = asyncio.create_task(runner.run(run.id))
+        await asyncio.to_thread(scripted.wait_for, lambda state: state["requests"] == 1)
+        async with bare.database.transaction() as session:
+            await runs.cancel(session, project_id, run.thread_id, run.id)
+        await asyncio.wait_for(running, DEADLINE)
+
+    assert (await found(bare, run.id)).status == "cancelled"
+
+
 async def test_the_last_messages_are_the_threads_and_not_what_the_run_itself_has_said(
     bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
 ) -> None:
@@ -91,3 +149,21 @@ async def test_the_last_messages_are_the_threads_and_not_what_the_run_itself_has
 
     asked = await asyncio.to_thread(scripted.requests)
     assert [message["content"] for message in asked[0]["body"]["messages"]] == ["Count!"]
+
+
+async def test_a_worker_that_does_not_get_its_lock_leaves_no_session_behind(bare_settings: Settings) -> None:
+    url = bare_settings.database_url.get_secret_value()
+    holder = await asyncpg.connect(url)
+    await holder.execute("SELECT pg_advisory_lock($1, 4711)", presence.LOCK_CLASS)
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND query LIKE 'SELECT pg%advisory_lock%'"
+    )
+
+    with pytest.raises(TimeoutError):
+        await presence._lock("4711", bare_settings.model_copy(update={"database_timeout": 0.5}))
+
+    async with asyncio.timeout(DEADLINE):
+        while await holder.fetchval(others):
+            await holder.fetchval("SELECT pg_sleep(0.02)")
+    await holder.close()
