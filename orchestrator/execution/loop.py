@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import RunFailure, RunStopped
 from orchestrator.execution.journal import Journal
@@ -21,7 +22,10 @@ log = structlog.get_logger(__name__)
 
 
 async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
-    """Carry a claimed run to rest: over, or waiting in `requires_action`."""
+    """Carry a claimed run to rest: over, or waiting in `requires_action`.
+
+    Raises DBAPIError when a connection of the database broke: nothing is wrong with the run, it is to be given back.
+    """
     try:
         async with journal.interruptible():
             while True:
@@ -38,9 +42,8 @@ async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
         await journal.stop(why)
     except RunFailure as failure:
         await journal.fail(failure)
-    except Exception:
-        log.exception("run_failed")
-        await journal.fail(RunFailure("server_error"))
+    except Exception as error:
+        await journal.fail(_unforeseen(error))
 
 
 async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> list[ToolCall]:
@@ -69,3 +72,10 @@ async def listen(journal: Journal, deltas: AsyncGenerator[Delta, None]) -> Reply
                 case Finished():
                     reply.finished = delta
     return reply
+
+
+def _unforeseen(error: Exception) -> RunFailure:
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        raise error
+    log.error("run_failed", exc_info=error)
+    return RunFailure("server_error")

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
 from orchestrator import assistants, messages, presence, runs, threads
@@ -167,3 +168,31 @@ async def test_a_worker_that_does_not_get_its_lock_leaves_no_session_behind(bare
         while await holder.fetchval(others):
             await holder.fetchval("SELECT pg_sleep(0.02)")
     await holder.close()
+
+
+async def test_a_run_whose_database_connections_break_is_given_back_and_not_failed(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("One two.").held("cut", after=1), Reply.text("One two."))
+    run = await queued(bare, project_id, "Count!")
+    runner = Runner(bare.database, bare.model, "9", bare_settings)
+    running = asyncio.create_task(runner.run(run.id))
+    await until(bare, sa.select(Message).where(col(Message.run_id) == run.id))
+    await cut_connections(bare_settings)
+
+    await asyncio.to_thread(scripted.release, "cut")
+    with pytest.raises(DBAPIError):
+        await asyncio.wait_for(running, DEADLINE)
+
+    assert (await found(bare, run.id)).owner is None
+    await asyncio.wait_for(runner.run(run.id), DEADLINE)
+    assert (await found(bare, run.id)).status == "completed"
+
+
+async def cut_connections(settings: Settings) -> None:
+    """As a restart of Postgres does, or a proxy that tidies up."""
+    url = settings.database_url.get_secret_value()
+    connection = await asyncpg.connect(url)
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    await connection.execute(f"SELECT pg_terminate_backend(pid, 5000) {others} AND backend_type = 'client backend'")
+    await connection.close()
