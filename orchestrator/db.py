@@ -42,7 +42,7 @@ def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
 def driver_url(url: str) -> str:
     """`url` as SQLAlchemy's asyncpg driver reads it; libpq's `sslmode` gets asyncpg's name."""
     parts = urlsplit(url)
-    if not parts.scheme.startswith("postgres"):
+    if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("DATABASE_URL must start with postgresql://")
     query = [("ssl" if key == "sslmode" else key, value) for key, value in parse_qsl(parts.query)]
     return urlunsplit(parts._replace(scheme="postgresql+asyncpg", query=urlencode(query)))

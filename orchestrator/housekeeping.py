@@ -4,6 +4,7 @@ Every worker is ready to do it, one at a time does (an advisory lock decides). E
 it twice, or while the run's worker is alive after all, does no harm: the fence in `lifecycle` decides who may write.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -12,6 +13,7 @@ from sqlmodel import col
 
 from orchestrator import closing, lifecycle
 from orchestrator.db import Database, Session
+from orchestrator.foreign import Json
 from orchestrator.lifecycle import EXECUTE
 from orchestrator.presence import LOCK_CLASS
 from orchestrator.tables import IS_ACTIVE, Run, now
@@ -34,6 +36,10 @@ LIVING = (
 """The workers whose lock is held."""
 ORPHAN = or_(col(Run.lease_until) < func.now(), col(Run.owner).not_in(LIVING))
 """A run whose owner is silent or dead."""
+LEFT_CANCELLING = (col(Run.status) == "cancelling") & col(Run.owner).is_(None)
+"""A run that was cancelled and has nobody at work who would end it."""
+
+Ending = Callable[[Session, Run], Awaitable[Run | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,14 @@ async def sweep(database: Database) -> Swept:
         if not (await session.execute(select(func.pg_try_advisory_xact_lock(LOCK_CLASS, 0)))).scalar_one():
             return Swept()
         orphaned = await _release_orphans(session)
-        swept = Swept(orphaned, await _wake(session), await _finish_cancelling(session), await _expire(session))
+        woken = await _wake(session)
+        left, overdue = await _due(session, LEFT_CANCELLING), await _due(session, _overdue())
+    swept = Swept(
+        orphaned,
+        woken,
+        cancelled=await _end_each(database, left, closing.cancel),
+        expired=await _end_each(database, overdue, _expire),
+    )
     if swept != Swept():
         log.info("swept", orphaned=swept.orphaned, woken=swept.woken, cancelled=swept.cancelled, expired=swept.expired)
     return swept
@@ -79,25 +92,31 @@ async def _wake(session: Session) -> int:
     return len(woken)
 
 
-async def _finish_cancelling(session: Session) -> int:
-    """End what was cancelled and has nobody at work."""
-    left = select(Run).where(IS_ACTIVE, col(Run.status) == "cancelling", col(Run.owner).is_(None)).limit(BATCH)
-    runs = (await session.execute(left.with_for_update(skip_locked=True))).scalars().all()
-    for run in runs:
-        await closing.cancel(session, run)
-    return len(runs)
+def _overdue() -> Json:
+    """What is past its time; a live worker gets a moment to end it by itself."""
+    return or_(col(Run.expires_at) <= now() - GRACE, (col(Run.expires_at) <= now()) & col(Run.owner).is_(None))
 
 
-async def _expire(session: Session) -> int:
-    """End what is overdue; a live worker gets a moment to do it itself."""
-    overdue = select(Run).where(
-        IS_ACTIVE,
-        or_(col(Run.expires_at) <= now() - GRACE, (col(Run.expires_at) <= now()) & col(Run.owner).is_(None)),
-    )
-    runs = (await session.execute(overdue.limit(BATCH).with_for_update(skip_locked=True))).scalars().all()
-    for run in runs:
-        await closing.end(session, run, "expired", attempt="next")
-    return len(runs)
+async def _due(session: Session, condition: Json) -> Sequence[str]:
+    return (await session.execute(select(col(Run.id)).where(IS_ACTIVE, condition).limit(BATCH))).scalars().all()
+
+
+async def _end_each(database: Database, run_ids: Sequence[str], ending: Ending) -> int:
+    """End runs, each in a transaction of its own: one that cannot be ended does not keep the others from it."""
+    ended = 0
+    for run_id in run_ids:
+        try:
+            async with database.transaction() as session:
+                query = select(Run).where(col(Run.id) == run_id, IS_ACTIVE)
+                run = (await session.execute(query.with_for_update(skip_locked=True))).scalar_one_or_none()
+                ended += run is not None and await ending(session, run) is not None
+        except Exception:
+            log.exception("run_not_ended", run_id=run_id)
+    return ended
+
+
+async def _expire(session: Session, run: Run) -> Run | None:
+    return await closing.end(session, run, "expired", attempt="next")
 
 
 UNSEEN = {"synchronize_session": False}

@@ -51,40 +51,54 @@ async def present(owner: str, carrier: Carrier, database: Database, settings: Se
 
     A cancel whose signal was lost is found then, too: the run's next line may be as far away as the model is silent.
     """
-    connection = await _lock(owner, settings)
-    async with background(_beat(connection, owner, carrier, database, settings), "heartbeat"):
-        yield
-
-
-async def _lock(owner: str, settings: Settings) -> asyncpg.Connection:
-    timeout = settings.database_timeout
-    connection = await asyncpg.connect(
-        settings.database_url.get_secret_value(), timeout=timeout, command_timeout=timeout
-    )
+    lock = _Lock(owner, settings)
+    await lock.take()
     try:
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, int(owner)):
-            raise TimeoutError("a former session of this worker still holds its lock")  # one that waits would pile up
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
-
-
-async def _beat(
-    connection: asyncpg.Connection, owner: str, carrier: Carrier, database: Database, settings: Settings
-) -> None:
-    try:
-        while True:
-            await asyncio.sleep(settings.run_lease / 3)
-            try:
-                if connection.is_closed():
-                    connection = await _lock(owner, settings)
-                await connection.execute("SELECT 1")
-                async with database.transaction() as session:
-                    cancelling = await lifecycle.renew(session, owner, carrier.carried(), settings.run_lease)
-                for run_id in cancelling:
-                    carrier.interrupt(run_id, RunCancelled())
-            except TROUBLE as error:  # the next beat tries again
-                log.warning("heartbeat_failed", error=repr(error))
+        async with background(_beat(lock, owner, carrier, database, settings), "heartbeat"):
+            yield
     finally:
-        connection.terminate()
+        lock.drop()
+
+
+class _Lock:
+    """The owner's advisory lock, on a connection of its own."""
+
+    def __init__(self, owner: str, settings: Settings) -> None:
+        self._number = int(owner)
+        self._url = settings.database_url.get_secret_value()
+        self._timeout = settings.database_timeout
+        self._connection: asyncpg.Connection | None = None
+
+    async def take(self) -> None:
+        """Hold it: take it if it is not held, and see that its session still answers if it is."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(self._url, timeout=self._timeout, command_timeout=self._timeout)
+            try:
+                await self._lock(self._connection)
+            except BaseException:
+                self.drop()
+                raise
+        await self._connection.execute("SELECT 1")
+
+    async def _lock(self, connection: asyncpg.Connection) -> None:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, self._number):
+            raise TimeoutError("a former session of this worker still holds its lock")  # one that waits would pile up
+
+    def drop(self) -> None:
+        """Let go of it, whatever state its connection is in."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+async def _beat(lock: _Lock, owner: str, carrier: Carrier, database: Database, settings: Settings) -> None:
+    while True:
+        await asyncio.sleep(settings.run_lease / 3)
+        try:
+            await lock.take()
+            async with database.transaction() as session:
+                cancelling = await lifecycle.renew(session, owner, carrier.carried(), settings.run_lease)
+            for run_id in cancelling:
+                carrier.interrupt(run_id, RunCancelled())
+        except TROUBLE as error:  # the next beat tries again
+            log.warning("heartbeat_failed", error=repr(error))

@@ -1,5 +1,7 @@
 """/healthz: the process lives. /readyz: it can serve."""
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from redis.exceptions import RedisError
 from sqlalchemy import text
@@ -11,6 +13,8 @@ from orchestrator.wire import objects
 
 router = APIRouter(tags=["Health"])
 
+PATIENCE = 5.0
+"""Seconds that each part has to answer."""
 TROUBLE = (RedisError, SQLAlchemyError, OSError, TimeoutError)
 
 
@@ -31,7 +35,7 @@ async def readiness(resources: OpenResources) -> Response:
 
 async def _database(resources: Resources) -> str:
     try:
-        async with resources.database.engine.connect() as connection:
+        async with asyncio.timeout(PATIENCE), resources.database.engine.connect() as connection:
             await connection.execute(text("SELECT id FROM projects LIMIT 1"))
     except TROUBLE as error:
         return type(error).__name__
@@ -40,7 +44,8 @@ async def _database(resources: Resources) -> str:
 
 async def _broker(resources: Resources) -> str:
     try:
-        await resources.redis.ping()
+        async with asyncio.timeout(PATIENCE):
+            await resources.redis.ping()
     except TROUBLE as error:
         return type(error).__name__
     return "ok"

@@ -75,8 +75,11 @@ class Follower:
             if told and listener.at_rest:
                 return
             if not told and (closing := await self._outcome(run_id)):
-                listener.ended = True
-                yield closing
+                async for batch in self._stored(run_id, listener):  # it may have been told while Postgres was asked
+                    yield batch
+                if not listener.ended:
+                    listener.ended = True
+                    yield closing
                 return
             async for batch in listener.live(self._silence):
                 yield batch

@@ -45,6 +45,7 @@ class Publisher:
         self._ttl = settings.run_lifetime + settings.event_ttl
         self._frames: dict[tuple[str, int], list[Frame]] = {}
         self._waiting = 0
+        self._dropped = 0
         self._pushes: list[tuple[str, bytes]] = []
         self._signals: list[tuple[str, str]] = []
         self._wanted = asyncio.Event()
@@ -64,6 +65,7 @@ class Publisher:
     def frame(self, frame: Frame) -> None:
         """Publish a frame soon. Frames of one run keep their order."""
         if self._waiting >= BACKLOG:
+            self._dropped += 1
             return
         self._waiting += 1
         self._frames.setdefault((frame.run_id, frame.cursor.attempt), []).append(frame)
@@ -105,22 +107,27 @@ class Publisher:
         signals, self._signals = self._signals, []
         sent, self._sent = self._sent, None
         self._wanted.clear()
+        if self._dropped:
+            log.warning("events_dropped", frames=self._dropped)
+            self._dropped = 0
+        pipe = self._redis.pipeline(transaction=False)
+        for (run_id, _), batch in batches.items():
+            self._append(pipe, run_id, batch)
+        for queue, message in pushes:
+            pipe.lpush(queue, message)
+        for channel, text in signals:
+            pipe.publish(channel, text)
+        await self._execute(pipe, runs=len(batches), wakeups=len(pushes))
+        if sent is not None and not sent.done():
+            sent.set_result(None)
+
+    async def _execute(self, pipe: Pipeline, **counts: int) -> None:
         try:
-            pipe = self._redis.pipeline(transaction=False)
-            for (run_id, _), batch in batches.items():
-                self._append(pipe, run_id, batch)
-            for queue, message in pushes:
-                pipe.lpush(queue, message)
-            for channel, text in signals:
-                pipe.publish(channel, text)
             for result in await pipe.execute(raise_on_error=False):
                 if isinstance(result, ResponseError) and "equal or smaller" not in str(result):
                     log.error("event_refused", error=str(result))
         except Exception as error:  # whatever it was: a sender that ends would let every `flush` wait for ever
-            log.warning("events_dropped", runs=len(batches), wakeups=len(pushes), error=repr(error))
-        finally:
-            if sent is not None and not sent.done():
-                sent.set_result(None)
+            log.warning("events_dropped", **counts, error=repr(error))
 
     def _append(self, pipe: Pipeline, run_id: str, batch: list[Frame]) -> None:
         key = stream_key(run_id)

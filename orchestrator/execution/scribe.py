@@ -92,7 +92,7 @@ async def complete_step(session: Session, step: RunStep, **values: Json) -> RunS
 
 def hear_text(reply: Reply, message: Message, delta: TextDelta | RefusalDelta) -> bytes:
     """Add a piece of text or refusal to the reply; returns the data of its event."""
-    if isinstance(delta, TextDelta):
+    if isinstance(delta, TextDelta) and not reply.refusal:  # what follows a refusal belongs to it: parts are not mixed
         data = frames.message_delta(message.id, delta.text, first=not reply.text)
         reply.text.append(delta.text)
         return data

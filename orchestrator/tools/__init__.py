@@ -8,7 +8,11 @@ tells the model; it does not end the run.
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
+
 from orchestrator.foreign import Json
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,13 @@ class Toolbox:
         return [tool.offer() for tool in self._tools.values()]
 
     async def answer(self, call: ToolCall) -> str | None:
-        """The output of a call, or None if the client has to give it. A call of an unknown tool tells the model so."""
+        """The output of a call, or None if the client has to give it. What fails tells the model so."""
         tool = self._tools.get(call.name)
         if tool is None:
             known = ", ".join(sorted(self._tools)) or "none"
             return f"Error: there is no tool named {call.name!r}. Tools: {known}."
-        return await tool.answer(call)
+        try:
+            return await tool.answer(call)
+        except Exception:
+            log.exception("tool_failed", tool=call.name)
+            return f"Error: the tool {call.name!r} failed."

@@ -227,3 +227,20 @@ async def test_a_second_wake_up_of_the_same_run_does_nothing(
 
     ended = await found(bare, run.id)
     assert (ended.status, ended.attempt) == ("completed", 1)
+
+
+async def test_a_run_that_cannot_be_ended_does_not_keep_housekeeping_from_the_others(
+    bare: Resources, project_id: str
+) -> None:
+    broken, sound = await queued(bare, project_id), await queued(bare, project_id)
+    step = RunStep(run_id=broken.id, thread_id=broken.thread_id, assistant_id=broken.assistant_id, type="tool_calls")
+    step.usage = {"no": "usage"}
+    async with bare.database.transaction() as session:
+        session.add(step)
+    for run in (broken, sound):
+        await set_(bare, run.id, expires_at=now() - housekeeping.GRACE - 1)
+
+    swept = await housekeeping.sweep(bare.database)
+
+    assert swept.expired == 1
+    assert (await found(bare, sound.id)).status == "expired"

@@ -152,7 +152,9 @@ async def test_the_last_messages_are_the_threads_and_not_what_the_run_itself_has
     assert [message["content"] for message in asked[0]["body"]["messages"]] == ["Count!"]
 
 
-async def test_a_worker_that_does_not_get_its_lock_leaves_no_session_behind(bare_settings: Settings) -> None:
+async def test_a_worker_that_does_not_get_its_lock_leaves_no_session_behind(
+    bare: Resources, bare_settings: Settings
+) -> None:
     url = bare_settings.database_url.get_secret_value()
     holder = await asyncpg.connect(url)
     await holder.execute("SELECT pg_advisory_lock($1, 4711)", presence.LOCK_CLASS)
@@ -161,8 +163,9 @@ async def test_a_worker_that_does_not_get_its_lock_leaves_no_session_behind(bare
         " AND query LIKE 'SELECT pg%advisory_lock%'"
     )
 
+    runner = Runner(bare.database, bare.model, "4711", bare_settings)
     with pytest.raises(TimeoutError):
-        await presence._lock("4711", bare_settings.model_copy(update={"database_timeout": 0.5}))
+        await presence.present("4711", runner, bare.database, bare_settings).__aenter__()
 
     async with asyncio.timeout(DEADLINE):
         while await holder.fetchval(others):
