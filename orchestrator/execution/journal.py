@@ -199,8 +199,8 @@ class Journal:
                 except LeaseLost:
                     log.warning("run_left", reason="LeaseLost")
                     return
-                if self._heard is not None and self._heard.message is not None:
-                    await scribe.save_message(session, self._heard.message, self._heard.content())
+                if self._heard is not None:
+                    await scribe.save_unfinished(session, self._heard)
                 await closing.end(session, self.run, ending, attempt="same", reason=reason, **values)
         log.info("run_ended", status=ending)
 

@@ -79,6 +79,14 @@ async def save_message(session: Session, message: Message, content: list[Json], 
     return message.sqlmodel_update(values) if stored is None else stored
 
 
+async def save_unfinished(session: Session, reply: Reply) -> None:
+    """Store what was heard of a reply whose run ends here, and what it cost if that is known."""
+    if reply.message is not None:
+        await save_message(session, reply.message, reply.content())
+    if reply.step is not None and reply.finished is not None:
+        await save_step(session, reply.step, usage=objects.usage(reply.usage))
+
+
 async def save_step(session: Session, step: RunStep, **values: Json) -> RunStep:
     """Store what is known of the step."""
     query = update(RunStep).where(col(RunStep.id) == step.id).values(values).returning(RunStep)

@@ -142,14 +142,18 @@ def test_text_before_a_call_is_a_message_of_its_own(http: Http) -> None:
 
 
 def test_case_46_a_cut_off_answer_ends_the_run_as_incomplete(http: Http) -> None:
-    events = stream_run(http, '[[text="Once upon a" finish=length]]')
+    events = stream_run(http, '[[text="Once upon a" finish=length prompt=7 completion=3]]')
 
     ending = ["thread.message.incomplete", "thread.run.step.completed", "thread.run.incomplete", "done"]
     assert names(events) == [*BEGIN, *MESSAGE[:5], *ending]
     (message,) = of(events, "thread.message.incomplete")
     assert message["incomplete_details"] == {"reason": "max_tokens"}
     assert text_of(message) == "Once upon a"
-    assert events[-2].data["incomplete_details"] == {"reason": "max_completion_tokens"}
+    run = events[-2].data
+    (step,) = of(events, "thread.run.step.completed")
+    assert run["incomplete_details"] == {"reason": "max_completion_tokens"}
+    assert run["usage"] == step["usage"]
+    assert (run["usage"]["prompt_tokens"], run["usage"]["completion_tokens"]) == (7, 3)
 
 
 def test_case_45_a_model_that_breaks_down_midway_fails_message_step_and_run(
