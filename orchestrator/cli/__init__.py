@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from orchestrator.cli import demo, doctor, env, model, processes, testing, up
 from orchestrator.cli.console import CommandError, command_name, show_error
+from orchestrator.cli.plain_help import Command, Group
 from orchestrator.errors import AssistantdError
 
 app = typer.Typer(
     name="assistantd",
+    cls=Group,
     help="The Assistants API as a service that anyone can host.\n\nNew here? [bold]up[/] starts everything, "
     "[bold]demo[/] holds a conversation, [bold]doctor[/] tells what is wrong.",
     no_args_is_help=True,
@@ -28,16 +30,16 @@ EVERY_DAY = "Every day"
 SINGLE = "Single processes, configured by environment variables"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-app.command("up", rich_help_panel=EVERY_DAY)(up.up)
-app.command("env", rich_help_panel=EVERY_DAY)(env.env)
-app.command("demo", rich_help_panel=EVERY_DAY)(demo.demo)
-app.command("doctor", rich_help_panel=EVERY_DAY)(doctor.doctor)
+app.command("up", cls=Command, rich_help_panel=EVERY_DAY)(up.up)
+app.command("env", cls=Command, rich_help_panel=EVERY_DAY)(env.env)
+app.command("demo", cls=Command, rich_help_panel=EVERY_DAY)(demo.demo)
+app.command("doctor", cls=Command, rich_help_panel=EVERY_DAY)(doctor.doctor)
 app.add_typer(model.app, name="model", rich_help_panel=EVERY_DAY)
-app.command("test", rich_help_panel=EVERY_DAY, context_settings=PASS_ON)(testing.test)
-app.command("api", rich_help_panel=SINGLE)(processes.api)
-app.command("worker", rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.worker)
-app.command("beat", rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.beat)
-app.command("migrate", rich_help_panel=SINGLE)(processes.migrate)
+app.command("test", cls=Command, rich_help_panel=EVERY_DAY, context_settings=PASS_ON)(testing.test)
+app.command("api", cls=Command, rich_help_panel=SINGLE)(processes.api)
+app.command("worker", cls=Command, rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.worker)
+app.command("beat", cls=Command, rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.beat)
+app.command("migrate", cls=Command, rich_help_panel=SINGLE)(processes.migrate)
 
 
 def main() -> None:

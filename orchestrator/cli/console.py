@@ -1,5 +1,6 @@
 """How commands speak: results to standard output, everything else to standard error."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -23,10 +24,12 @@ out = Terminal(highlight=False)
 err = Terminal(stderr=True, highlight=False)
 
 WIDEST = 400  # characters of somebody else's log line
+NARROWEST = 20  # columns for text beside what leads it in; below, lines are left to the terminal
+UNTOLD = ("event", "level", "logger", "timestamp", "color_message")  # what a log line has besides its values
 
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="The folder that holds all data.", show_default="~/.assistantd"),
+    typer.Option("--data", metavar="DIR", help="The folder that holds all data (default: ~/.assistantd)."),
 ]
 
 
@@ -50,13 +53,37 @@ def hint(command: str, data: Path | None = None) -> str:
 
 def show_error(text: str, detail: str = "") -> None:
     """One sentence in red, then what may help to understand it."""
-    err.print(Text.assemble(("✗ ", "bold red"), text), soft_wrap=True)
+    say(err, Text("✗ ", "bold red"), Text(text))
     if detail:
         show_tail(detail)
 
 
 def show_tail(text: str) -> None:
     """The last lines of somebody's log, told apart from our own words and cut to a readable length."""
+    edge = Text("  │ ", "red")
     for line in text.splitlines():
-        shown = line if len(line) <= WIDEST else line[:WIDEST] + "…"
-        err.print(Text.assemble(("  │ ", "red"), (shown, "dim")), soft_wrap=True)
+        told = _told(line)
+        say(err, edge, Text(told if len(told) <= WIDEST else told[:WIDEST] + "…", "dim"), edge)
+
+
+def say(console: Console, lead: Text, text: Text, lead_again: Text | None = None) -> None:
+    """A line that may be long. On a terminal it is broken between words, and goes on under its beginning."""
+    room = console.width - lead.cell_len
+    if not console.is_terminal or room < NARROWEST:
+        console.print(Text.assemble(lead, text), soft_wrap=True)
+        return
+    for line in text.wrap(console, room):
+        line.rstrip()
+        console.print(Text.assemble(lead, line), soft_wrap=True)
+        lead = lead_again or Text(" " * lead.cell_len)
+
+
+def _told(line: str) -> str:
+    """A line of our own logs as a person would write it; any other as it is."""
+    try:
+        values = json.loads(line)
+        event = values["event"]
+    except (ValueError, KeyError, TypeError):
+        return line
+    told = " ".join(f"{key}={value}" for key, value in values.items() if key not in UNTOLD)
+    return f"{values.get('level', '')}: {event} {told}".rstrip()

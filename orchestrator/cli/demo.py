@@ -48,13 +48,12 @@ TIMEOUT = 180.0
 def demo(
     data: DataOption = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Model to use.", show_default="the first offered")
+        str | None, typer.Option(metavar="NAME", help="The model to ask (default: the first that is offered).")
     ] = None,
 ) -> None:
     """Hold a conversation: an assistant that calls a function, streamed, with token usage.
 
-    Talks to OPENAI_BASE_URL if that is set, else to the server that runs on the data folder, else to one that it starts
-    and stops again.
+    Talks to OPENAI_BASE_URL if that is set, else to what runs on the data folder, else to a server of its own.
     """
     # The client says on each call that OpenAI retires this interface. That is why we are here.
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -8,7 +8,7 @@ import typer
 from rich.status import Status
 from rich.text import Text
 
-from orchestrator.cli.console import DataOption, err, hint, out
+from orchestrator.cli.console import DataOption, err, hint, out, say
 from orchestrator.cli.findings import Check, Finding, Patient, Verdict, failed
 from orchestrator.embedded.home import Home
 
@@ -17,6 +17,8 @@ MARKS: dict[Verdict, tuple[str, str]] = {
     "failed": ("✗", "bold red"),
     "skipped": ("–", "dim"),
 }
+REPLACING = ("DATABASE_URL", "REDIS_URL", "UPSTREAM_BASE_URL")
+WIDTH = 11  # columns for the names of checks
 
 
 def doctor(data: DataOption = None) -> None:
@@ -34,6 +36,7 @@ def doctor(data: DataOption = None) -> None:
         redis_url=environment("REDIS_URL") or (state.redis_url if state else ""),
         upstream_url=environment("UPSTREAM_BASE_URL") or (state.upstream_base_url if state else ""),
         upstream_key=environment("UPSTREAM_API_KEY") or "none",
+        given=frozenset(name for name in REPLACING if environment(name)),
     )
     bad = sum(
         finding.verdict == "failed" for finding in _examine(patient, doctor_machine.CHECKS | doctor_services.CHECKS)
@@ -55,10 +58,10 @@ def _examine(patient: Patient, checks: dict[str, Check]) -> Iterator[Finding]:
         with Status(f"[dim]checking {name}[/]", console=err):
             finding = _safely(check, patient)
         mark, style = MARKS[finding.verdict]
-        text = (finding.text, "dim" if finding.verdict == "skipped" else "")
-        out.print(Text.assemble((f"{mark} ", style), f"{name:<11}", text), soft_wrap=True)
+        text = Text(finding.text, "dim" if finding.verdict == "skipped" else "")
+        say(out, Text.assemble((f"{mark} ", style), f"{name:<{WIDTH}}"), text)
         if finding.advice:
-            out.print(Text(f"{'':13}→ {finding.advice}", "yellow"), soft_wrap=True)
+            say(out, Text(f"{'':{WIDTH + 2}}→ ", "yellow"), Text(finding.advice, "yellow"))
         yield finding
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from orchestrator.cli.console import hint
 from orchestrator.cli.findings import Check, Finding, Patient, failed, ok, skipped
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.process import EmbeddedError
@@ -33,11 +34,11 @@ def database(patient: Patient) -> Finding:
         vector = asyncio.run(probe_pgvector(patient.database_url))
         schema = asyncio.run(_schema(patient.database_url))
     except (EmbeddedError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        return failed(str(error), "Look at logs/postgres.log in the data folder, or check DATABASE_URL.")
+        return failed(str(error), patient.look("postgres", "DATABASE_URL"))
     found = f"Postgres {schema.server}, pgvector {vector}, schema {schema.revision or 'missing'}"
     if schema.revision != schema.head:
         return failed(
-            f"{found}, expected {schema.head}", "Run the migrations: assistantd migrate (up does it by itself)."
+            f"{found}, expected {schema.head}", f"Run the migrations: {hint('migrate')} (up does it by itself)."
         )
     return ok(found)
 
@@ -53,7 +54,7 @@ def broker(patient: Patient) -> Finding:
             server = redis.info("server")
             policy = redis.info("memory").get("maxmemory_policy", "noeviction")
     except (RedisError, OSError) as error:
-        return failed(f"no answer ({error})", "Look at logs/valkey.log in the data folder, or check REDIS_URL.")
+        return failed(f"no answer ({error})", patient.look("valkey", "REDIS_URL"))
     name = "Valkey" if server.get("server_name") == "valkey" else "Redis"
     found = f"{name} {server.get('valkey_version') or server.get('redis_version')}"
     if policy != "noeviction":
@@ -76,11 +77,11 @@ def api(patient: Patient) -> Finding:
         response = connection.getresponse()
         body = response.read(500).decode(errors="replace")
     except OSError as error:
-        return failed(f"no answer at {patient.api_url} ({error})", "Look at logs/api.log in the data folder.")
+        return failed(f"no answer at {patient.api_url} ({error})", f"Look at {patient.home.logs}/api.log.")
     finally:
         connection.close()
     if response.status != HTTPStatus.OK:
-        return failed(f"not ready: {body}", "Look at logs/api.log in the data folder.")
+        return failed(f"not ready: {body}", f"Look at {patient.home.logs}/api.log.")
     return ok(f"ready at {patient.api_url}")
 
 
@@ -93,7 +94,7 @@ def worker(patient: Patient) -> Finding:
     names = ping_workers(patient.redis_url)
     if not names:
         return failed(
-            "none answers", "Start one: assistantd worker. If one runs, look at logs/worker.log in the data folder."
+            "none answers", f"If the broker works, start one: {hint('worker')}. If one runs, look at its log."
         )
     return ok(", ".join(names))
 
@@ -118,9 +119,7 @@ def model(patient: Patient) -> Finding:
     except openai.AuthenticationError:
         return failed(f"{patient.upstream_url} does not accept the key", "Set UPSTREAM_API_KEY.")
     except openai.OpenAIError as error:
-        return failed(
-            f"{patient.upstream_url}: {error}", "Look at logs/model.log in the data folder, or check UPSTREAM_BASE_URL."
-        )
+        return failed(f"{patient.upstream_url}: {error}", patient.look("model", "UPSTREAM_BASE_URL"))
     return ok(f"{name} answers in {time.monotonic() - begin:.1f} s")
 
 

@@ -35,7 +35,7 @@ def skipped(text: str) -> Finding:
 
 @dataclass(frozen=True)
 class Patient:
-    """Where the parts are: those of the running stack, or those that the environment names."""
+    """Where the parts are: those of the running stack, or those that the environment names (the variables `given`)."""
 
     home: Home
     start: str
@@ -44,6 +44,13 @@ class Patient:
     redis_url: str
     upstream_url: str
     upstream_key: str
+    given: frozenset[str] = frozenset()
+
+    def look(self, service: str, variable: str) -> str:
+        """Where to look when a service does not work: at its address if it is not ours, else at its log."""
+        if variable in self.given:
+            return f"Check {variable}."
+        return f"Look at {self.home.logs / service}.log."
 
 
 Check = Callable[[Patient], Finding]

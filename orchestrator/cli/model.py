@@ -10,12 +10,23 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Column
 
 from orchestrator.cli.console import err, out
+from orchestrator.cli.plain_help import Command, Group
 from orchestrator.settings import Settings
 
 app = typer.Typer(
+    cls=Group,
     help="The built-in language model: [bold]pull[/] fetches it, [bold]serve[/] serves it.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -27,7 +38,7 @@ ModelOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def pull(
     model: ModelOption = "0.5b",
     source: Annotated[
@@ -41,16 +52,18 @@ def pull(
     out.print(str(fetch(model, source)), soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")],
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port on 127.0.0.1.")],
     model: ModelOption = "0.5b",
-    slots: Annotated[int, typer.Option(min=1, max=64, help="Requests that are answered at once.")] = 2,
+    slots: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Requests that are answered at once.")] = 2,
     context: Annotated[
-        int, typer.Option(min=512, help="Tokens of prompt and answer that one request may have.")
+        int, typer.Option(metavar="N", min=512, help="Tokens of prompt and answer that one request may have.")
     ] = 4096,
-    threads: Annotated[int, typer.Option(min=0, help="Threads that compute; 0 takes what suits the CPUs.")] = 0,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get 429.")] = 32,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Threads that compute; 0 takes what suits the CPUs.")
+    ] = 0,
+    queue: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that may wait; further ones get 429.")] = 32,
 ) -> None:
     """Serve the model like OpenAI's chat completions on 127.0.0.1, fetching it first if need be."""
     from orchestrator import logs
@@ -69,23 +82,32 @@ def fetch(name: str, source: str | None = None) -> Path:
     from orchestrator.embedded.model.cache import Step
     from orchestrator.embedded.model.fetching import ensure
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(f"model {name}", total=None, visible=False)
+    with Progress(*_columns(), console=err, transient=True, expand=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        said = ""
 
         def show(step: Step) -> None:
-            bar.update(
-                task, description=f"model {name}: {step.text}", completed=step.done, total=step.total, visible=True
-            )
+            nonlocal said
+            text = f"model {name}: {step.text}"
+            if not err.is_terminal and text != said:
+                err.print(text, soft_wrap=True)
+            said = text
+            bar.update(task, description=text, completed=step.done, total=step.total, visible=True)
 
         with _terminable():
             return asyncio.run(ensure(name, show, source=source))
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    """What the progress bar shows, in one line: the bar takes what the others leave."""
+    whole = Column(no_wrap=True)
+    return (
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(bar_width=None),
+        DownloadColumn(table_column=whole),
+        TransferSpeedColumn(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+    )
 
 
 def _settings() -> Settings:

@@ -1,12 +1,14 @@
 """`assistantd up`: the whole stack in one terminal."""
 
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
@@ -21,18 +23,22 @@ from orchestrator.embedded.upstream import refuse_ourselves
 from orchestrator.embedded.warden import part_from_warden
 
 STOPPED = 130
+KILLED = 128 + signal.SIGKILL
+WIDTH = 10  # columns for the names of facts
+AROUND_FACTS = WIDTH + 6  # and for the frame and its padding
 
 
 def up(
     data: DataOption = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes any that is free.")] = 8300,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port of the API; 0 takes any that is free.")
+    ] = 8300,
     model: Annotated[str, typer.Option(metavar="NAME", help="The built-in model: 0.5b, 1.5b or tiny.")] = "0.5b",
-    no_model: Annotated[bool, typer.Option("--no-model", help="Start without a model server.")] = False,
+    no_model: Annotated[bool, typer.Option("--no-model", metavar="", help="Start without a model server.")] = False,
 ) -> None:
     """Start everything: Postgres, Valkey, model, API and worker. Ctrl-C stops it.
 
-    DATABASE_URL, REDIS_URL and UPSTREAM_BASE_URL (with UPSTREAM_API_KEY) in the environment replace the built-in
-    Postgres, Valkey and model by yours.
+    DATABASE_URL, REDIS_URL and UPSTREAM_BASE_URL (with UPSTREAM_API_KEY) replace the built-in parts by yours.
     """
     upstream = os.environ.get("UPSTREAM_BASE_URL") or None
     home = Home(data)
@@ -53,6 +59,8 @@ def up(
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     code = part_from_warden()
+    if code == KILLED:
+        show_error("The supervisor was killed. Everything that it ran has ended; the data is kept.")
     raise typer.Exit(_supervise(plan, data) if code is None else code)
 
 
@@ -113,11 +121,11 @@ class TerminalNarrator:
         self._busy = dict.fromkeys(names, "stopping")
         self._show()
 
-    def serving(self, welcome: Panel) -> None:
+    def serving(self, welcome: RenderableType) -> None:
         """Everything is up."""
         self._busy.clear()
         self._status.stop()
-        out.print(welcome)
+        out.print(welcome, soft_wrap=not isinstance(welcome, Panel))
 
     def end(self, code: int) -> int:
         """Nothing runs any more."""
@@ -134,20 +142,28 @@ class TerminalNarrator:
         return self._status.start()
 
 
-def _welcome(state: State, plan: Plan, data: Path | None) -> Panel:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column(overflow="fold")
-    facts.add_row("Base URL", Text(state.base_url, "bold cyan"))
-    facts.add_row("API key", Text(state.api_key, "bold"))
-    facts.add_row("Model", _model(plan))
-    facts.add_row("Data", str(plan.home.root))
-    facts.add_row("", "")
-    facts.add_row("Clients", Text(f'eval "$({hint("env", data)})"', "green"))
-    facts.add_row("Try it", Text(hint("demo", data), "green"))
-    facts.add_row("Docs", Text(state.base_url.removesuffix("/v1") + "/docs"))
+def _welcome(state: State, plan: Plan, data: Path | None) -> RenderableType:
+    facts = {
+        "Base URL": Text(state.base_url, "bold cyan"),
+        "API key": Text(state.api_key, "bold"),
+        "Model": Text(_model(plan)),
+        "Data": Text(str(plan.home.root)),
+        "": Text(""),
+        "Clients": Text(f'eval "$({hint("env", data)})"', "green"),
+        "Try it": Text(hint("demo", data), "green"),
+        "Docs": Text(state.base_url.removesuffix("/v1") + "/docs"),
+    }
+    if max(value.cell_len for value in facts.values()) > out.width - AROUND_FACTS:
+        # Nothing in a frame that is broken over lines can be copied.
+        lines = [Text.assemble((f"{name:<{WIDTH}}", "dim"), value) for name, value in facts.items()]
+        return Group(Text("assistantd is up (Ctrl-C stops it)", "bold"), *lines)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", width=WIDTH - 2)
+    table.add_column()
+    for name, value in facts.items():
+        table.add_row(name, value)
     return Panel(
-        facts, title="[bold]assistantd is up[/]", subtitle="[dim]Ctrl-C stops it[/]", border_style="green", expand=False
+        table, title="[bold]assistantd is up[/]", subtitle="[dim]Ctrl-C stops it[/]", border_style="green", expand=False
     )
 
 
