@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from orchestrator.open_files import allow_many
 from tests import stack as stacks
 from tests.stack import API_KEY, Stack
 
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--delay", type=float, default=0.05, help="seconds before each token")
     options = parser.parse_args()
+    allow_many()
     with tempfile.TemporaryDirectory() as folder, stacks.running(Path(folder)) as stack:
         worker = stack.start_worker(ASSISTANTD_LOG_LEVEL="warning")
         base = stack.start_api(ASSISTANTD_LOG_LEVEL="warning")

@@ -6,9 +6,15 @@ import openai
 import pytest
 import pytest_asyncio
 
+from orchestrator.open_files import allow_many
 from tests import stack as stacks
 from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, Stack
+
+
+def pytest_configure() -> None:
+    """Tests hold both ends of many connections."""
+    allow_many()
 
 
 @pytest.fixture(scope="session")

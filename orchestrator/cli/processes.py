@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import typer
 
+from orchestrator.open_files import allow_many
+
 PACKAGES = Path(__file__).parents[2]
 OPEN_STREAMS = 4  # seconds that event streams get to end at shutdown; without a limit they would hold it for ever
 KEEP_ALIVE = 65  # longer than clients keep idle connections, so that they close them and not we
@@ -24,6 +26,7 @@ def api() -> None:
     settings = get_settings()
     configure(settings)
     refuse_ourselves(settings.upstream_base_url, host=settings.api_host, port=settings.api_port)
+    allow_many()  # each listener to a stream holds a connection
     uvicorn.run(
         "api.app:create_app",
         factory=True,
@@ -46,6 +49,7 @@ def worker(context: typer.Context) -> None:
     alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     # On SIGTERM the worker gives unfinished work back at once, instead of waiting for runs that may take minutes.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+    allow_many()  # each run at work holds a connection to the model server
     _become_celery("worker", "-n", worker_name(os.getpid()), *alone, *context.args)
 
 
