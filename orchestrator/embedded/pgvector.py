@@ -14,7 +14,7 @@ async def probe_pgvector(database_url: str) -> str:
     """
     try:
         connection = await asyncpg.connect(database_url, timeout=TIMEOUT, command_timeout=TIMEOUT)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise EmbeddedError(f"The database (DATABASE_URL) does not let us in ({error}).") from error
     try:
         await connection.execute("begin")  # never committed: whether it can be installed is part of the question

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.embedded.given import probe_broker
 from orchestrator.embedded.home import Home, State
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.postgres import Postgres
@@ -86,6 +87,8 @@ class Stack:
                 self.home.forget()
 
     def _start(self) -> None:
+        if self.plan.redis_url:
+            probe_broker(self.plan.redis_url)
         model = self._model() if self.plan.model and not self.plan.upstream_base_url else None
         if model:
             self.supervisor.launch(model)

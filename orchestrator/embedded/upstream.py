@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from orchestrator.embedded.process import EmbeddedError
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
 Resolve = Callable[[str], Iterable[str]]
 
 
@@ -21,7 +23,7 @@ def resolve(host: str) -> list[str]:
 def is_ourselves(url: str, *, host: str, port: int, resolve: Resolve = resolve) -> bool:
     """Whether `url` leads to the API that listens on `host` and `port`, under whatever name."""
     target = urlsplit(url)
-    if (target.port or {"http": 80, "https": 443}.get(target.scheme)) != port or not target.hostname:
+    if (target.port or DEFAULT_PORTS.get(target.scheme)) != port or not target.hostname:
         return False
     if target.hostname == host:
         return True
@@ -31,12 +33,22 @@ def is_ourselves(url: str, *, host: str, port: int, resolve: Resolve = resolve) 
 
 
 def refuse_ourselves(url: str | None, *, host: str, port: int) -> None:
-    """Raise EmbeddedError when the model server would be this very server."""
+    """Raise EmbeddedError when the model server would be this very server, or the address leads nowhere."""
+    if url and not _is_address(url):
+        raise EmbeddedError("UPSTREAM_BASE_URL is not the address of a model server, like http://127.0.0.1:8000/v1.")
     if url and is_ourselves(url, host=host, port=port):
         raise EmbeddedError(
             f"UPSTREAM_BASE_URL ({url}) is this server itself. "
             "Set it to a model server, or unset it to use the built-in model."
         )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        target = urlsplit(url)
+        return target.scheme in DEFAULT_PORTS and bool(target.hostname) and target.port != 0
+    except ValueError:
+        return False
 
 
 def _plain(address: str) -> str:

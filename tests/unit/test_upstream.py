@@ -67,3 +67,11 @@ def test_the_refusal_says_what_to_do() -> None:
         refuse_ourselves("http://127.0.0.1:8300/v1", host="127.0.0.1", port=8300)
 
     refuse_ourselves(None, host="127.0.0.1", port=8300)
+
+
+@pytest.mark.parametrize(
+    "url", ["model.example/v1", "localhost:8000/v1", "http://", "http://model.example:abc/v1", "ws://x"]
+)
+def test_an_address_that_leads_nowhere_is_refused(url: str) -> None:
+    with pytest.raises(EmbeddedError, match="not the address of a model server"):
+        refuse_ourselves(url, host="127.0.0.1", port=8300)
