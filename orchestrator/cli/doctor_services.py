@@ -53,7 +53,7 @@ def broker(patient: Patient) -> Finding:
         with Redis.from_url(patient.redis_url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT) as redis:
             server = redis.info("server")
             policy = redis.info("memory").get("maxmemory_policy", "noeviction")
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, ValueError) as error:
         return failed(f"no answer ({error})", patient.look("valkey", "REDIS_URL"))
     name = "Valkey" if server.get("server_name") == "valkey" else "Redis"
     found = f"{name} {server.get('valkey_version') or server.get('redis_version')}"
