@@ -12,6 +12,7 @@ from orchestrator.cli.console import hint
 from orchestrator.cli.findings import Check, Finding, Patient, failed, ok, skipped
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.process import EmbeddedError
+from orchestrator.embedded.upstream import is_address
 
 TIMEOUT = 5.0
 MODEL_TIMEOUT = 60.0
@@ -105,6 +106,8 @@ def model(patient: Patient) -> Finding:
         if patient.api_url:
             return failed("none", "Set UPSTREAM_BASE_URL to a model server, or start without --no-model.")
         return skipped(NOT_RUNNING)
+    if not is_address(patient.upstream_url):
+        return failed("UPSTREAM_BASE_URL is no address like http://127.0.0.1:8000/v1", "Correct or unset it.")
     import openai
 
     client = openai.OpenAI(

@@ -32,23 +32,24 @@ def is_ourselves(url: str, *, host: str, port: int, resolve: Resolve = resolve) 
     return bool(ours & theirs) or (any(map(_local, ours)) and any(map(_local, theirs)))
 
 
+def is_address(url: str) -> bool:
+    """Whether a model server can be reached under `url`, as far as one can tell without asking it."""
+    try:
+        target = urlsplit(url)
+        return target.scheme in DEFAULT_PORTS and bool(target.hostname) and target.port != 0
+    except ValueError:
+        return False
+
+
 def refuse_ourselves(url: str | None, *, host: str, port: int) -> None:
     """Raise EmbeddedError when the model server would be this very server, or the address leads nowhere."""
-    if url and not _is_address(url):
+    if url and not is_address(url):
         raise EmbeddedError("UPSTREAM_BASE_URL is not the address of a model server, like http://127.0.0.1:8000/v1.")
     if url and is_ourselves(url, host=host, port=port):
         raise EmbeddedError(
             f"UPSTREAM_BASE_URL ({url}) is this server itself. "
             "Set it to a model server, or unset it to use the built-in model."
         )
-
-
-def _is_address(url: str) -> bool:
-    try:
-        target = urlsplit(url)
-        return target.scheme in DEFAULT_PORTS and bool(target.hostname) and target.port != 0
-    except ValueError:
-        return False
 
 
 def _plain(address: str) -> str:
