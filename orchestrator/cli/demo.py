@@ -17,7 +17,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.console import CommandError, DataOption, err, out
+from orchestrator.cli.console import CommandError, DataOption, err, hint, out
 from orchestrator.cli.env import ready_state
 from orchestrator.cli.up import fetch_model
 from orchestrator.embedded.home import Home
@@ -83,7 +83,7 @@ def _own_server(home: Home) -> Iterator[tuple[str, str]]:
     home.create()
     if not os.environ.get("UPSTREAM_BASE_URL"):
         fetch_model("0.5b")
-    argv = [sys.executable, "-P", "-m", "orchestrator.cli", "up", "--port", "0", "--data", str(home.root)]
+    argv = [sys.executable, "-P", "-m", "orchestrator.cli", "up", "--quiet", "--port", "0", "--data", str(home.root)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGES)}
 
     def serves() -> bool:
@@ -114,7 +114,7 @@ def _converse(base_url: str, api_key: str, model: str | None) -> None:
     except openai.AuthenticationError as error:
         raise CommandError(f"{base_url} does not accept the API key.") from error
     except openai.APIStatusError as error:
-        raise CommandError(f"The server answered with status {error.status_code}: {error.message}") from error
+        raise CommandError(f"The server answered with an error ({error.message}). See: {hint('doctor')}") from error
     _report(runs, time.monotonic() - begin)
 
 

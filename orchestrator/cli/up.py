@@ -35,6 +35,9 @@ def up(
     ] = 8300,
     model: Annotated[str, typer.Option(metavar="NAME", help="The built-in model: 0.5b, 1.5b or tiny.")] = "0.5b",
     no_model: Annotated[bool, typer.Option("--no-model", metavar="", help="Start without a model server.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", metavar="", help="Do not print address and key: for logs that others read.")
+    ] = False,
 ) -> None:
     """Start everything: Postgres, Valkey, model, API and worker. Ctrl-C stops it.
 
@@ -61,7 +64,7 @@ def up(
     code = part_from_warden()
     if code == KILLED:
         show_error("The supervisor was killed. Everything that it ran has ended; the data is kept.")
-    raise typer.Exit(_supervise(plan, data) if code is None else code)
+    raise typer.Exit(_supervise(plan, data, quiet=quiet) if code is None else code)
 
 
 def fetch_model(name: str) -> None:
@@ -81,10 +84,10 @@ def _check_port(port: int) -> int:
     return port
 
 
-def _supervise(plan: Plan, data: Path | None) -> int:
+def _supervise(plan: Plan, data: Path | None, *, quiet: bool) -> int:
     narrator = TerminalNarrator()
     try:
-        Stack(plan, narrator).run(lambda state: narrator.serving(_welcome(state, plan, data)))
+        Stack(plan, narrator).run(lambda state: narrator.serving(None if quiet else _welcome(state, plan, data)))
     except StopRequested:
         return narrator.end(STOPPED)
     except EmbeddedError as error:
@@ -121,11 +124,12 @@ class TerminalNarrator:
         self._busy = dict.fromkeys(names, "stopping")
         self._show()
 
-    def serving(self, welcome: RenderableType) -> None:
+    def serving(self, welcome: RenderableType | None) -> None:
         """Everything is up."""
         self._busy.clear()
         self._status.stop()
-        out.print(welcome, soft_wrap=not isinstance(welcome, Panel))
+        if welcome is not None:
+            out.print(welcome, soft_wrap=not isinstance(welcome, Panel))
 
     def end(self, code: int) -> int:
         """Nothing runs any more."""

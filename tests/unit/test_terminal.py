@@ -47,6 +47,7 @@ def test_a_line_of_our_logs_is_shown_as_a_person_would_write_it(capsys: pytest.C
 @pytest.mark.parametrize("folder", ["data", "a-folder-with-a-long-name/" * 4 + "data"])
 def test_what_is_to_be_pasted_is_never_broken(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
+    monkeypatch.delenv("ASSISTANTD_COMMAND", raising=False)  # how the tests were started
     monkeypatch.setattr(up_command, "out", Terminal(file=written, force_terminal=True, width=80, color_system=None))
     plan = Plan(Home(Path("/", folder)), 8300)
     welcome = up_command._welcome(State(1, "http://127.0.0.1:8300/v1", "sk-asst-x"), plan, Path("/", folder))
@@ -60,3 +61,9 @@ def test_what_is_to_be_pasted_is_never_broken(folder: str, monkeypatch: pytest.M
 def test_help_does_not_speak_of_types_where_there_is_nothing_to_type() -> None:
     for command in ([], ["up"], ["model"], ["model", "pull"]):
         assert "<bool>" not in CliRunner().invoke(cli.app, [*command, "--help"]).output
+
+
+def test_a_quiet_stack_keeps_its_key_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    TerminalNarrator().serving(None)
+
+    assert capsys.readouterr().out == ""
