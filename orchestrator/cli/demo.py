@@ -156,10 +156,14 @@ def _talk(client: "OpenAI", model: str) -> "Run":
 def _run(client: "OpenAI", thread_id: str, assistant_id: str) -> "Run":
     from orchestrator.cli.demo_printer import Printer
 
-    printer = Printer()
-    with client.beta.threads.runs.stream(
-        thread_id=thread_id, assistant_id=assistant_id, event_handler=printer
-    ) as stream:
+    waiting = Status("[dim]waiting for the model[/]", console=err)
+    printer = Printer(waiting)
+    with (
+        waiting,
+        client.beta.threads.runs.stream(
+            thread_id=thread_id, assistant_id=assistant_id, event_handler=printer
+        ) as stream,
+    ):
         stream.until_done()
     for _ in range(ROUNDS):
         run = printer.finished_run()
@@ -171,13 +175,16 @@ def _run(client: "OpenAI", thread_id: str, assistant_id: str) -> "Run":
         ]
         for output in outputs:
             _fact("we answer", output.get("output") or "")
-        printer = Printer(called=True)
-        with client.beta.threads.runs.submit_tool_outputs_stream(
-            run_id=run.id,
-            thread_id=thread_id,
-            tool_outputs=outputs,
-            event_handler=printer,
-        ) as stream:
+        printer = Printer(waiting, called=True)
+        with (
+            waiting,
+            client.beta.threads.runs.submit_tool_outputs_stream(
+                run_id=run.id,
+                thread_id=thread_id,
+                tool_outputs=outputs,
+                event_handler=printer,
+            ) as stream,
+        ):
             stream.until_done()
     raise CommandError("The model calls the function again and again instead of answering. Try another with --model.")
 
