@@ -70,6 +70,7 @@ def configure(settings: Settings) -> None:
 
 
 def _mask_line(_logger: object, _method: str, line: Line) -> Line:
+    line.pop("color_message", None)  # uvicorn says everything twice, the second time for terminals
     for key, value in line.items():
         if isinstance(value, str):
             line[key] = mask(value)

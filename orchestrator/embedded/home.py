@@ -87,6 +87,7 @@ class Home:
                 raise AlreadyRunningError(self._who_runs(state))
             time.sleep(0.05)
         self._lock = descriptor
+        self.forget()  # a stack that was killed left its address: it must not pass for ours
 
     def release(self) -> None:
         """Give the folder free."""

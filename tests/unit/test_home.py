@@ -86,3 +86,14 @@ def test_exports_survive_a_shell_s_eval(value: str) -> None:
 def test_a_folder_that_does_not_exist_is_not_running(tmp_path: Path) -> None:
     assert Home(tmp_path / "nowhere").running() is None
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_a_killed_stack_left_does_not_pass_for_the_one_that_starts(tmp_path: Path) -> None:
+    home = Home(tmp_path / "data")
+    home.create()
+    home.record(State(pid=1, base_url="http://127.0.0.1:1/v1", api_key="sk-asst-x", phase="ready"))
+
+    home.acquire()
+
+    assert home.running() is None
+    home.release()
