@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from orchestrator import queue
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import CANCELS, Publisher
-from orchestrator.queue import Queue
 from orchestrator.settings import Settings
 
 
@@ -78,10 +78,9 @@ class Session(AsyncSession):
 class Database:
     """Transactions of this process, and the sending of what follows from them."""
 
-    def __init__(self, engine: AsyncEngine, publisher: Publisher, queue: Queue) -> None:
+    def __init__(self, engine: AsyncEngine, publisher: Publisher) -> None:
         self.engine = engine
         self.publisher = publisher
-        self._queue = queue
 
     @asynccontextmanager
     async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
@@ -100,6 +99,6 @@ class Database:
         for run_id in session.cancelled:
             self.publisher.signal(CANCELS, run_id)
         for task, argument in session.wakeups:
-            self.publisher.push(*self._queue.message(task, argument))
+            self.publisher.push(*queue.message(task, argument))
         if session.wakeups or session.cancelled:
             await self.publisher.flush()

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import orjson
 from celery import Celery
-from redis.asyncio import Redis
 
 from orchestrator.foreign import Json
 
@@ -24,35 +23,24 @@ ORIGIN = "assistantd"  # who sent it, for people; Celery would say process id an
 _builder = Celery("assistantd-producer", set_as_current=False, broker="memory://").amqp
 
 
-class Queue:
-    """Enqueues tasks over an asyncio Redis client, which the caller owns."""
-
-    def __init__(self, redis: "Redis") -> None:
-        self._redis = redis
-
-    def message(self, task: str, *args: Json) -> tuple[str, bytes]:
-        """The list and the bytes to LPUSH to it. `args` must be JSON. No I/O."""
-        built = _builder.as_task_v2(
-            str(uuid4()), task, args=args, origin=ORIGIN, ignore_result=True, argsrepr=repr(args), kwargsrepr="{}"
-        )
-        properties = {
-            **built.properties,
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": QUEUE},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": str(uuid4()),
-        }
-        envelope = {
-            "body": base64.b64encode(orjson.dumps(built.body)).decode(),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": built.headers,
-            "properties": properties,
-        }
-        return QUEUE, orjson.dumps(envelope)
-
-    async def enqueue(self, task: str, *args: Json) -> None:
-        """Have a worker run `task`. Raises redis' errors when the broker cannot be reached."""
-        key, body = self.message(task, *args)
-        await self._redis.lpush(key, body)
+def message(task: str, *args: Json) -> tuple[str, bytes]:
+    """The list and the bytes to LPUSH to it. `args` must be JSON. No I/O."""
+    built = _builder.as_task_v2(
+        str(uuid4()), task, args=args, origin=ORIGIN, ignore_result=True, argsrepr=repr(args), kwargsrepr="{}"
+    )
+    properties = {
+        **built.properties,
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": QUEUE},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": str(uuid4()),
+    }
+    envelope = {
+        "body": base64.b64encode(orjson.dumps(built.body)).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": built.headers,
+        "properties": properties,
+    }
+    return QUEUE, orjson.dumps(envelope)

@@ -12,7 +12,6 @@ from orchestrator.events.publisher import Publisher
 from orchestrator.events.subscriber import Subscriber
 from orchestrator.model import Model
 from orchestrator.openai_model import OpenAIModel
-from orchestrator.queue import Queue
 from orchestrator.settings import Settings
 
 
@@ -38,4 +37,4 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         publisher = await stack.enter_async_context(Publisher(redis, settings).running())
         subscriber = await stack.enter_async_context(Subscriber(redis, settings).running())
         model = await stack.enter_async_context(OpenAIModel(settings))
-        yield Resources(settings, Database(engine, publisher, Queue(redis)), redis, subscriber, model)
+        yield Resources(settings, Database(engine, publisher), redis, subscriber, model)

@@ -20,8 +20,8 @@ from celery import Celery
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from orchestrator import queue
 from orchestrator.embedded.valkey import Valkey
-from orchestrator.queue import Queue
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 15.0
@@ -193,7 +193,7 @@ async def test_a_message_of_ours_is_run_by_a_stock_consumer(
 ) -> None:
     monkeypatch.setattr("orchestrator.queue.QUEUE", send.queue)
     async with AsyncRedis.from_url(url) as redis:
-        await Queue(redis).enqueue("test.note", key, "Größe 🙂")
+        await redis.lpush(*queue.message("test.note", key, "Größe 🙂"))
 
     assert traces.next(key) == "Größe 🙂"
     eventually(lambda: unacknowledged(traces, send.queue) == 0)

@@ -10,7 +10,7 @@ from celery import Celery
 from redis.asyncio import Redis
 
 from orchestrator.embedded.valkey import Valkey
-from orchestrator.queue import QUEUE, Queue
+from orchestrator.queue import QUEUE, message
 
 OURS_TO_CHOOSE = {"id", "root_id", "correlation_id", "delivery_tag", "origin", "reply_to", "body"}
 
@@ -42,7 +42,7 @@ async def test_our_envelope_is_the_one_that_celery_sends(url: str) -> None:
     async with Redis.from_url(url) as redis:
         stock.send_task("runs.execute", args=("run_1", {"größe": 1}), ignore_result=True)
         theirs = await pop(redis)
-        await Queue(redis).enqueue("runs.execute", "run_1", {"größe": 1})
+        await redis.lpush(*message("runs.execute", "run_1", {"größe": 1}))
         ours = await pop(redis)
 
     assert fixed(ours) == fixed(theirs)

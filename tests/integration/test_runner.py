@@ -99,7 +99,7 @@ async def test_a_cancel_that_overtakes_the_answer_to_the_claim_is_felt_at_once(
 ) -> None:
     await asyncio.to_thread(scripted.script, Reply.hang())
     run = await queued(bare, project_id, "Hi")
-    database = Eventful(bare.database.engine, bare.database.publisher, bare.database._queue)
+    database = Eventful(bare.database.engine, bare.database.publisher)
     runner = Runner(database, bare.model, "9", bare_settings)
 
     async def cancel() -> None:
