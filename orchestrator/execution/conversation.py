@@ -66,7 +66,7 @@ def _part(part: Json) -> Json | None:
     match part["type"]:
         case "text":
             return {"type": "text", "text": part["text"]["value"]} if part["text"]["value"] else None
-        case "image_url":
+        case "image_url" | "image_file":  # a file is only named here: the journal completes it before the model is asked
             return part
         case "refusal":
             return {"type": "text", "text": part["refusal"]}

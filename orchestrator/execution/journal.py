@@ -72,8 +72,11 @@ class Journal:
         calls = [call for call in turns[-1].step_details["tool_calls"] if call["function"]["output"] is None]
         return [ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
-    def prompt(self, offers: list[Json]) -> Prompt:
-        """The next question. A forced tool choice holds for the first turn only: it would never let the run end."""
+    async def prompt(self, offers: list[Json]) -> Prompt:
+        """The next question. A forced tool choice holds for the first turn only: it would never let the run end.
+
+        No transaction is open here, and interruptions are felt: what the messages only name (files) can be fetched.
+        """
         run = self.run
         choice = run.tool_choice if run.tool_choice == "none" or not self._turns() else "auto"
         budget = run.max_completion_tokens

@@ -34,7 +34,8 @@ async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
                     if waiting := await answer(journal, tools, calls):
                         return await journal.wait_for(waiting)
                 else:
-                    reply = await listen(journal, model.stream(journal.prompt(tools.offers())))
+                    prompt = await journal.prompt(tools.offers())
+                    reply = await listen(journal, model.stream(prompt))
                     if not reply.calls:
                         return await journal.finish(reply)
                     await journal.ask(reply)
