@@ -8,13 +8,15 @@ import pytest_asyncio
 
 from orchestrator.open_files import allow_many
 from tests import stack as stacks
+from tests.conformance.plugin import Conformance
 from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, Stack
 
 
-def pytest_configure() -> None:
-    """Tests hold both ends of many connections."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests hold both ends of many connections; and those named after conformance cases are watched."""
     allow_many()
+    config.pluginmanager.register(Conformance(config), "conformance")
 
 
 @pytest.fixture(scope="session")
