@@ -1,7 +1,7 @@
 """What can be set from outside, read once from the environment; every process reads the same names."""
 
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     redis_timeout: float = Field(default=5.0, gt=0, description="Longest wait for a Redis reply.")
 
     run_lifetime: int = Field(default=600, ge=1, description="A run expires this long after its creation.")
+    waiting_runs: int = Field(default=32, ge=0, description="Runs that may wait for their turn on one thread.")
     run_concurrency: int = Field(default=1000, ge=1, description="Runs that one worker process carries at once.")
     run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")
     housekeeping_interval: float = Field(default=0.5, gt=0)
@@ -54,6 +55,13 @@ class Settings(BaseSettings):
         default=0.005, ge=0, description="Deltas after the first may wait this long to travel together."
     )
     stream_ping: float = Field(default=15.0, gt=0, description="A silent event stream carries a comment this often.")
+
+    context_window: int = Field(
+        default=128_000, ge=1024, description="Context window, in tokens, of models of which nothing else is known."
+    )
+    context_windows: dict[str, Annotated[int, Field(ge=1024)]] = Field(
+        default_factory=dict, description='By name or prefix, in JSON: {"my-model": 32768}. Overrules what is known.'
+    )
 
     upstream_connect_timeout: float = Field(default=10.0, gt=0)
     upstream_read_timeout: float = Field(
