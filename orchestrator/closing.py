@@ -2,18 +2,19 @@
 
     (run.cancelling) ─▶ message.incomplete ─▶ step.cancelled | failed | expired | completed ─▶ run.<ending>
 
-The same for everybody who may end a run: the journal of its worker, a client's cancel, housekeeping.
+The same for everybody who may end a run: the journal of its worker, a client's cancel, housekeeping. All of them have
+the thread's row locked before they come here, and the run's row after it: the end of a run hands its thread on.
 """
 
 from sqlalchemy import cast, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import col
 
-from orchestrator import lifecycle
+from orchestrator import lifecycle, turns
 from orchestrator.db import Session
 from orchestrator.foreign import Json
 from orchestrator.lifecycle import Attempt, Ending
-from orchestrator.tables import ACTIVE, Message, Run, RunStep, now
+from orchestrator.tables import ACTIVE, IS_UNFINISHED, Message, Run, RunStep, now
 from orchestrator.wire import objects
 
 STEP_ENDS: dict[str, str] = {
@@ -35,11 +36,12 @@ WHOLE = {"synchronize_session": False, "populate_existing": True}
 async def end(
     session: Session, run: Run, ending: Ending, *, attempt: Attempt, reason: str | None = None, **values: Json
 ) -> Run | None:
-    """End a run and close what it left open, or return None if it may not end so (any more).
+    """End a run, close what it left open, and give its thread to the next; None if it may not end so (any more).
 
     `reason` is the open message's, if it differs from the ending's own; `values` are further columns of the run.
     """
     usage = await _usage(session, run.id)
+    owned = not run.waiting
     ended = await lifecycle.move(
         session, run, ending, attempt=attempt, tell=False, usage=usage, required_action=None, **values
     )
@@ -51,6 +53,8 @@ async def end(
         await _close_messages(session, ended, reason or MESSAGE_REASONS[ending])
         await _close_steps(session, ended, STEP_ENDS[ending], ended.last_error)
     lifecycle.told(session, ended)
+    if owned:
+        await turns.next_turn(session, ended.thread_id)
     return ended
 
 
@@ -60,6 +64,18 @@ async def cancel(session: Session, run: Run) -> Run | None:
         return await end(session, run, "cancelled", attempt="next")
     moved = await lifecycle.move(session, run, "cancelling", attempt="next", tell=False)
     return moved and await end(session, moved, "cancelled", attempt="same")
+
+
+async def cancel_all(session: Session, thread_id: str) -> None:
+    """Cancel the active run of a thread here and now, and before it those that wait: none of them shall get its turn.
+
+    Whoever follows one of them hears its end, and the worker that is at one does not let the model talk on.
+    """
+    unfinished = select(Run).where(col(Run.thread_id) == thread_id, IS_UNFINISHED)
+    unfinished = unfinished.order_by(col(Run.waiting).desc(), col(Run.position).desc()).with_for_update(key_share=True)
+    for run in (await session.execute(unfinished)).scalars().all():
+        await cancel(session, run)
+        session.signal_cancel(run.id)
 
 
 async def close_torn(session: Session, run: Run) -> None:

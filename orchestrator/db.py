@@ -55,7 +55,7 @@ class Session(AsyncSession):
         super().__init__(engine, expire_on_commit=False)
         self._tracks = {} if track is None else {(track.run_id, track.attempt): track}
         self.frames: list[Frame] = []
-        self.wakeups: list[tuple[str, str]] = []
+        self.wakeups: list[tuple[str, tuple[str | int, ...]]] = []
         self.cancelled: list[str] = []
 
     def publish(self, run_id: str, attempt: int, event: str, data: bytes) -> None:
@@ -66,9 +66,9 @@ class Session(AsyncSession):
         """The numbering of this attempt's events: whoever goes on with the attempt goes on with its track."""
         return self._tracks.setdefault((run_id, attempt), Track(run_id, attempt))
 
-    def enqueue(self, task: str, argument: str) -> None:
+    def enqueue(self, task: str, *arguments: str | int) -> None:
         """After commit: wake a worker."""
-        self.wakeups.append((task, argument))
+        self.wakeups.append((task, arguments))
 
     def signal_cancel(self, run_id: str) -> None:
         """After commit: tell the worker that is at this run."""
@@ -98,7 +98,7 @@ class Database:
             self.publisher.frame(frame)
         for run_id in session.cancelled:
             self.publisher.signal(CANCELS, run_id)
-        for task, argument in session.wakeups:
-            self.publisher.push(*queue.message(task, argument))
+        for task, arguments in session.wakeups:
+            self.publisher.push(*queue.message(task, *arguments))
         if session.wakeups or session.cancelled:
             await self.publisher.flush()

@@ -1,22 +1,23 @@
-"""What nobody else would do: hand on the runs of dead workers, enqueue what was lost, end what is overdue.
+"""What nobody else would do: hand on the runs of dead workers, enqueue what was lost, end what is overdue, and give
+threads that nobody owns to the runs that wait for them.
 
 Every worker is ready to do it, one at a time does (an advisory lock decides). Each rule is a guarded UPDATE, so doing
 it twice, or while the run's worker is alive after all, does no harm: the fence in `lifecycle` decides who may write.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import structlog
 from sqlalchemy import String, func, or_, select, text, update
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from orchestrator import closing, lifecycle
+from orchestrator import closing, lifecycle, turns
 from orchestrator.db import Database, Session
 from orchestrator.foreign import Json
-from orchestrator.lifecycle import EXECUTE
 from orchestrator.presence import LOCK_CLASS
-from orchestrator.tables import IS_ACTIVE, Run, now
+from orchestrator.tables import IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, now
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class Swept:
     woken: int = 0
     cancelled: int = 0
     expired: int = 0
+    turns: int = 0
 
 
 async def sweep(database: Database) -> Swept:
@@ -60,14 +62,16 @@ async def sweep(database: Database) -> Swept:
         orphaned = await _release_orphans(session)
         woken = await _wake(session)
         left, overdue = await _due(session, LEFT_CANCELLING), await _due(session, _overdue())
+        ownerless = await _ownerless(session)
     swept = Swept(
         orphaned,
         woken,
         cancelled=await _end_each(database, left, closing.cancel),
         expired=await _end_each(database, overdue, _expire),
+        turns=await _hand_on(database, ownerless),
     )
     if swept != Swept():
-        log.info("swept", orphaned=swept.orphaned, woken=swept.woken, cancelled=swept.cancelled, expired=swept.expired)
+        log.info("swept", **asdict(swept))
     return swept
 
 
@@ -85,10 +89,10 @@ async def _wake(session: Session) -> int:
     waits = or_(col(Run.status) == "queued", (col(Run.status) == "in_progress") & col(Run.owner).is_(None))
     due = select(col(Run.id)).where(IS_ACTIVE, waits, col(Run.wake_at) <= func.now(), col(Run.expires_at) > now())
     again = update(Run).where(col(Run.id).in_(due.limit(BATCH).with_for_update(skip_locked=True)))
-    again = again.values(wake_at=lifecycle.wake_later()).returning(col(Run.id))
+    again = again.values(wake_at=lifecycle.wake_later()).returning(Run)
     woken = (await session.execute(again, execution_options=UNSEEN)).scalars().all()
-    for run_id in woken:
-        session.enqueue(EXECUTE, run_id)
+    for run in woken:
+        lifecycle.wake(session, run)
     return len(woken)
 
 
@@ -98,7 +102,7 @@ def _overdue() -> Json:
 
 
 async def _due(session: Session, condition: Json) -> Sequence[str]:
-    return (await session.execute(select(col(Run.id)).where(IS_ACTIVE, condition).limit(BATCH))).scalars().all()
+    return (await session.execute(select(col(Run.id)).where(IS_UNFINISHED, condition).limit(BATCH))).scalars().all()
 
 
 async def _end_each(database: Database, run_ids: Sequence[str], ending: Ending) -> int:
@@ -107,16 +111,41 @@ async def _end_each(database: Database, run_ids: Sequence[str], ending: Ending) 
     for run_id in run_ids:
         try:
             async with database.transaction() as session:
-                query = select(Run).where(col(Run.id) == run_id, IS_ACTIVE)
-                run = (await session.execute(query.with_for_update(skip_locked=True))).scalar_one_or_none()
+                run = await _locked(session, run_id)
                 ended += run is not None and await ending(session, run) is not None
         except Exception:
             log.exception("run_not_ended", run_id=run_id)
     return ended
 
 
+async def _locked(session: Session, run_id: str) -> Run | None:
+    """The run, and before it its thread, if nobody else is at either: the next sweep comes soon."""
+    of = (await session.execute(select(col(Run.thread_id)).where(col(Run.id) == run_id))).scalar_one_or_none()
+    if of is None or not await lifecycle.lock_thread(session, of, wait=False):
+        return None
+    query = select(Run).where(col(Run.id) == run_id, IS_UNFINISHED)
+    return (await session.execute(query.with_for_update(skip_locked=True))).scalar_one_or_none()
+
+
 async def _expire(session: Session, run: Run) -> Run | None:
     return await closing.end(session, run, "expired", attempt="next")
+
+
+async def _ownerless(session: Session) -> Sequence[str]:
+    """Threads that runs wait for and none owns."""
+    other = aliased(Run)
+    owned = select(col(other.id)).where(col(other.thread_id) == col(Run.thread_id), IS_ACTIVE).exists()
+    due = select(col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > now(), ~owned)
+    return (await session.execute(due.distinct().limit(BATCH))).scalars().all()
+
+
+async def _hand_on(database: Database, thread_ids: Sequence[str]) -> int:
+    handed = 0
+    for thread_id in thread_ids:
+        async with database.transaction() as session:
+            if await lifecycle.lock_thread(session, thread_id, wait=False):
+                handed += await turns.next_turn(session, thread_id)
+    return handed
 
 
 UNSEEN = {"synchronize_session": False}

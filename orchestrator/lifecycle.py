@@ -8,7 +8,11 @@
 
 `move` is a guarded UPDATE: it changes the row only if the run is in a status from which the step is legal and, where
 the writer speaks for an attempt, if that attempt still owns the run. Its event follows from it and from nothing else. A
-partial unique index allows one active run per thread. `expires_at` is set once: the clock never starts again.
+partial unique index allows one active run per thread; a queued run may wait for its turn behind it (see `turns`).
+`expires_at` is set once: the clock never starts again.
+
+Rows are locked in one order, thread before run: whoever decides which run owns a thread (by creating, ending or handing
+on) locks the thread first. What only moves a run on locks the run alone.
 """
 
 from collections.abc import Collection
@@ -20,7 +24,7 @@ from sqlmodel import col
 from orchestrator.db import Session
 from orchestrator.errors import LeaseLost, RunCancelled
 from orchestrator.foreign import Json
-from orchestrator.tables import ACTIVE, IS_ACTIVE, Run, now
+from orchestrator.tables import ACTIVE, IS_ACTIVE, Run, Thread, now
 from orchestrator.wire import objects
 
 Status = Literal[
@@ -56,7 +60,16 @@ Attempt = Literal["same", "next"]
 PATIENCE = 30.0
 """Seconds that a wake-up may stay unanswered before housekeeping sends it again."""
 EXECUTE = "runs.execute"
-"""The task that carries a run on; its argument is the run's id."""
+"""The task that carries a run on; see `wake`."""
+
+
+def wake(session: Session, run: Run) -> None:
+    """Enqueue the run for any worker, after commit.
+
+    A wake-up is good for the attempt that it names. One from before, that comes late or twice, might otherwise have the
+    run claimed ahead of the events of whoever has just moved it, and those would come too late to be told.
+    """
+    session.enqueue(EXECUTE, run.id, run.attempt)
 
 
 def told(session: Session, run: Run) -> None:
@@ -93,30 +106,49 @@ async def move(
         values[stamp] = now()
     if to != "cancelling":
         values |= {"owner": None, "lease_until": None}
+    if to not in ACTIVE:
+        values |= {"waiting": False, "additional_messages": None}
     moved = await _update(session, *where, status=to, **values)
     if moved is not None and tell:
         told(session, moved)
     return moved
 
 
-async def claim(session: Session, run_id: str, owner: str, lease: float) -> tuple[Run, bool] | None:
+async def claim(
+    session: Session, run_id: str, owner: str, lease: float, attempt: int | None = None
+) -> tuple[Run, bool] | None:
     """Take a run that waits for a worker: queued, or left behind in progress (then True comes with it), or None.
 
     Whoever claims opens the next attempt. A run that is taken over keeps its status and its `started_at`: no event.
+    With `attempt`, the run is taken only if that is its attempt.
     """
     terms: dict[str, Json] = {"owner": owner, "lease_until": _in(lease), "attempt": Run.attempt + 1}
-    fresh = [col(Run.id) == run_id, col(Run.status).in_(FROM["in_progress"]), col(Run.expires_at) > now()]
-    run = await _update(session, *fresh, status="in_progress", started_at=now(), **terms)
+    this = [col(Run.id) == run_id] + ([] if attempt is None else [col(Run.attempt) == attempt])
+    due = [col(Run.status).in_(FROM["in_progress"]), col(Run.waiting).is_(False), col(Run.expires_at) > now()]
+    run = await _update(session, *this, *due, status="in_progress", started_at=now(), **terms)
     if run is not None:
         told(session, run)
         return run, False
-    left = [col(Run.id) == run_id, col(Run.status) == "in_progress", col(Run.owner).is_(None)]
-    run = await _update(session, *left, **terms)
+    run = await _update(session, *this, col(Run.status) == "in_progress", col(Run.owner).is_(None), **terms)
     return None if run is None else (run, True)
 
 
-async def hold(session: Session, run: Run) -> None:
-    """Lock the row for a line of `run.attempt`. Raises LeaseLost or RunCancelled: nothing may be written then."""
+async def lock_thread(session: Session, thread_id: str, *, wait: bool = True) -> bool:
+    """Be the one who decides which run owns the thread, until this transaction ends. False if it is gone, or locked by
+    somebody else and not waited for.
+    """
+    query = select(col(Thread.id)).where(col(Thread.id) == thread_id)
+    locked = await session.execute(query.with_for_update(key_share=True, skip_locked=not wait))
+    return locked.scalar_one_or_none() is not None
+
+
+async def hold(session: Session, run: Run, *, ending: bool = False) -> None:
+    """Lock the row for a line of `run.attempt`. Raises LeaseLost or RunCancelled: nothing may be written then.
+
+    A line that is `ending` the run hands the thread on, and locks it first.
+    """
+    if ending:
+        await lock_thread(session, run.thread_id)
     query = select(col(Run.attempt), col(Run.status)).where(col(Run.id) == run.id).with_for_update(key_share=True)
     row = (await session.execute(query)).one_or_none()
     if row is None or row.attempt != run.attempt:
@@ -131,7 +163,7 @@ async def release(session: Session, run: Run) -> None:
     """Give a claimed run back, unfinished: it stays in progress until somebody claims the next attempt."""
     mine = [col(Run.id) == run.id, col(Run.attempt) == run.attempt, col(Run.status) == "in_progress"]
     if await _update(session, *mine, owner=None, lease_until=None, wake_at=func.now()):
-        session.enqueue(EXECUTE, run.id)
+        wake(session, run)
 
 
 async def renew(session: Session, owner: str, carried: Collection[str], lease: float) -> list[str]:

@@ -8,10 +8,10 @@ from sqlmodel import SQLModel, col
 from orchestrator.db import Session
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
-from orchestrator.tables import Assistant, Message, Run, RunStep
+from orchestrator.tables import Assistant, Message, Run, RunStep, Thread
 from orchestrator.wire.requests import ListQuery
 
-Row = TypeVar("Row", Assistant, Message, Run, RunStep)
+Row = TypeVar("Row", Assistant, Message, Run, RunStep, Thread)
 
 Condition = ColumnElement[bool]
 

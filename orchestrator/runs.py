@@ -3,12 +3,11 @@
 from sqlalchemy import select
 from sqlmodel import col
 
-from orchestrator import assistants, closing, ids, lifecycle, threads
+from orchestrator import assistants, closing, ids, lifecycle, threads, turns
 from orchestrator.db import Session
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.events.frames import START, Cursor
 from orchestrator.foreign import Json
-from orchestrator.lifecycle import EXECUTE
 from orchestrator.pages import page
 from orchestrator.tables import Assistant, Run, RunStep, Thread, now
 from orchestrator.wire import objects
@@ -25,54 +24,76 @@ OVERRIDES = ("model", "tools", "temperature", "top_p", "reasoning_effort", "resp
 OPTIONS = ("truncation_strategy", "tool_choice", "parallel_tool_calls", "max_prompt_tokens", "max_completion_tokens")
 
 
-async def create(session: Session, project_id: str, thread_id: str, body: CreateRun, *, lifetime: int) -> Run:
-    """Queue a run on the thread, after the messages that it brings along. Raises InvalidRequest while another is
-    active.
+async def create(
+    session: Session, project_id: str, thread_id: str, body: CreateRun, *, lifetime: int, room: int = 32
+) -> Run:
+    """Queue a run on the thread, after the messages that it brings along.
 
-    `lifetime` is in seconds: the run expires that long after its creation.
+    While another run is active, the request, or else the thread, says what happens: the new one is refused, or it waits
+    for its turn with its messages (at most `room` may), or it takes the place of all that are not over, which are
+    cancelled. Raises InvalidRequest. `lifetime` is in seconds: the run expires that long after its creation.
     """
     thread = await threads.retrieve(session, project_id, thread_id, lock=True)
-    if active := await threads.active_run(session, thread.id):
+    active = await threads.active_run(session, thread.id)
+    policy = body.on_active_run or thread.on_active_run
+    if active and policy == "reject":
         raise InvalidRequest(f"Thread {thread.id} already has an active run {active}.")
+    if active and policy == "enqueue" and await turns.waiting(session, thread.id) >= room:
+        text = f"Thread {thread.id} already has an active run {active}, and {room} runs that wait for their turn."
+        raise InvalidRequest(text)
     assistant = await assistants.retrieve(session, project_id, body.assistant_id)
+    run = _run(thread, assistant, body, lifetime, body.additional_instructions)
+    if active and policy == "enqueue":
+        return await _wait(session, run, [threads.columns(message) for message in body.additional_messages or ()])
+    if active:
+        await closing.cancel_all(session, thread.id)
     await threads.add_messages(session, thread, body.additional_messages or ())
-    return await _queue(session, thread, assistant, body, lifetime, body.additional_instructions)
+    return await _start(session, run)
 
 
 async def create_with_thread(session: Session, project_id: str, body: CreateThreadAndRun, *, lifetime: int) -> Run:
     """Make a thread and queue a run on it. `lifetime` as in `create`."""
     assistant = await assistants.retrieve(session, project_id, body.assistant_id)
     thread = await threads.create(session, project_id, body.thread)
-    created = objects.dump(objects.thread(thread))
-    return await _queue(session, thread, assistant, body, lifetime, None, created)
+    run = _run(thread, assistant, body, lifetime, None)
+    session.publish(run.id, run.attempt, "thread.created", objects.dump(objects.thread(thread)))
+    return await _start(session, run)
 
 
-async def _queue(
-    session: Session,
+async def _start(session: Session, run: Run) -> Run:
+    """Store a run that owns its thread."""
+    run.wake_at = lifecycle.wake_later()
+    session.add(run)
+    await session.flush()
+    turns.tell_created(session, run)
+    lifecycle.wake(session, run)
+    return run
+
+
+async def _wait(session: Session, run: Run, messages: list[turns.Columns]) -> Run:
+    """Store a run that waits for its turn."""
+    run.waiting, run.additional_messages = True, messages
+    session.add(run)
+    await session.flush()
+    turns.tell_created(session, run)
+    return run
+
+
+def _run(
     thread: Thread,
     assistant: Assistant,
     body: CreateRun | CreateThreadAndRun,
     lifetime: int,
     additional: str | None,
-    thread_created: bytes | None = None,
 ) -> Run:
     created_at = now()
-    run = Run(
+    return Run(
         thread_id=thread.id,
         assistant_id=assistant.id,
         created_at=created_at,
         expires_at=created_at + lifetime,
-        wake_at=lifecycle.wake_later(),
         **_settings(assistant, body, additional),
     )
-    session.add(run)
-    await session.flush()
-    if thread_created is not None:
-        session.publish(run.id, run.attempt, "thread.created", thread_created)
-    session.publish(run.id, run.attempt, "thread.run.created", objects.dump(objects.run(run)))
-    lifecycle.told(session, run)
-    session.enqueue(EXECUTE, run.id)
-    return run
 
 
 def _settings(assistant: Assistant, body: CreateRun | CreateThreadAndRun, additional: str | None) -> dict[str, Json]:
@@ -87,10 +108,14 @@ def _settings(assistant: Assistant, body: CreateRun | CreateThreadAndRun, additi
     return columns
 
 
-async def retrieve(session: Session, project_id: str, thread_id: str, run_id: str, *, lock: bool = False) -> Run:
-    """The run; with `lock`, its row stays locked until this transaction ends. Raises InvalidRequest, NotFound."""
+async def retrieve(
+    session: Session, project_id: str, thread_id: str, run_id: str, *, lock: bool = False, ending: bool = False
+) -> Run:
+    """The run; with `lock`, its row stays locked until this transaction ends, and before it the thread's for those who
+    are `ending` it. Raises InvalidRequest, NotFound.
+    """
     ids.check("run_id", "run_", run_id)
-    await threads.retrieve(session, project_id, thread_id)
+    await threads.retrieve(session, project_id, thread_id, lock=ending)
     query = select(Run).where(col(Run.id) == run_id, col(Run.thread_id) == thread_id)
     run = (await session.execute(query.with_for_update(key_share=True) if lock else query)).scalar_one_or_none()
     if run is None:
@@ -118,7 +143,7 @@ async def cancel(session: Session, project_id: str, thread_id: str, run_id: str)
 
     A worker that is at it is told and ends it. A run that nobody is at ends here and now.
     """
-    run = await retrieve(session, project_id, thread_id, run_id, lock=True)
+    run = await retrieve(session, project_id, thread_id, run_id, lock=True, ending=True)
     idle = run.owner is None
     moved = await lifecycle.move(session, run, "cancelling", attempt="next" if idle else "same", tell=False)
     if moved is None:
@@ -150,7 +175,7 @@ async def submit_tool_outputs(
         raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
     await _complete_step(session, queued, outputs)
     lifecycle.told(session, queued)
-    session.enqueue(EXECUTE, queued.id)
+    lifecycle.wake(session, queued)
     return queued, START._replace(attempt=queued.attempt)
 
 

@@ -20,7 +20,7 @@ from orchestrator import ids
 from orchestrator.foreign import Json
 
 ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
-"""Statuses in which a run owns its thread."""
+"""Statuses in which a run is not over, and owns its thread unless it waits for its turn."""
 
 SQLModel.metadata.naming_convention = {
     "ix": "%(table_name)s_%(column_0_N_name)s",
@@ -31,8 +31,12 @@ SQLModel.metadata.naming_convention = {
 POSITIONS = Sequence("positions", metadata=SQLModel.metadata)
 JSON = postgresql.JSON(none_as_null=True)
 """Kept as it came: JSONB would sort the keys, and the order of a schema's properties steers what a model writes."""
-IS_ACTIVE = text(f"status IN ({', '.join(repr(status) for status in ACTIVE)})")
-"""The condition of the partial indexes on runs, in literals: a planner cannot match parameters to it."""
+IS_UNFINISHED = text(f"status IN ({', '.join(repr(status) for status in ACTIVE)})")
+"""A condition of partial indexes on runs, in literals: a planner cannot match parameters to it."""
+IS_ACTIVE = text(f"{IS_UNFINISHED.text} AND NOT waiting")
+"""The run owns its thread: it is not over, and its turn has come."""
+IS_WAITING = text("waiting")
+"""The run was created behind another, and its turn has not come."""
 
 
 def now() -> int:
@@ -112,10 +116,18 @@ class Assistant(SQLModel, table=True):
 
 
 class Thread(SQLModel, table=True):
-    """A conversation."""
+    """A conversation. `on_active_run` says what happens to a run that is created while another is active."""
 
     __tablename__ = "threads"
-    __table_args__ = (Index(None, "project_id", "position"),)
+    __table_args__ = (
+        Index(None, "project_id", "position"),
+        Index(
+            "threads_metadata",
+            "metadata",
+            postgresql_using="gin",
+            postgresql_ops={"metadata": "jsonb_path_ops"},
+        ),
+    )
 
     id: str = Field(primary_key=True, default_factory=lambda: ids.new("thread_"))
     position: int = _position()
@@ -123,6 +135,7 @@ class Thread(SQLModel, table=True):
     created_at: int = _created()
     tool_resources: Json = _json({})
     metadata_: dict[str, str] = _metadata()
+    on_active_run: str = "reject"
 
 
 class Message(SQLModel, table=True):
@@ -152,14 +165,16 @@ class Run(SQLModel, table=True):
 
     `attempt` is the fence: it grows with every claim and with every write from outside an attempt, and whoever writes
     says which attempt it speaks for. `owner` names the worker process, `lease_until` how long its silence is believed.
-    `wake_at` is when housekeeping enqueues the run again if nobody has taken it by then.
+    `wake_at` is when housekeeping enqueues the run again if nobody has taken it by then. A run that is `waiting` does
+    not own its thread yet (see `turns`); until it does, its `additional_messages` stand here and not in the thread.
     """
 
     __tablename__ = "runs"
     __table_args__ = (
         Index(None, "thread_id", "position"),
         Index("runs_one_active_per_thread", "thread_id", unique=True, postgresql_where=IS_ACTIVE),
-        Index("runs_active_expires_at", "expires_at", postgresql_where=IS_ACTIVE),
+        Index("runs_waiting", "thread_id", "position", postgresql_where=IS_WAITING),
+        Index("runs_unfinished_expires_at", "expires_at", postgresql_where=IS_UNFINISHED),
         Index("runs_active_owner", "owner", postgresql_where=IS_ACTIVE),
     )
 
@@ -193,6 +208,8 @@ class Run(SQLModel, table=True):
     tool_choice: str | Json = _json("auto")
     parallel_tool_calls: bool = Field(default=True, sa_type=Boolean)
 
+    waiting: bool = Field(default=False, sa_type=Boolean)
+    additional_messages: list[Json] | None = _json(nullable=True)
     attempt: int = 0
     owner: str | None = None
     lease_until: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))

@@ -5,13 +5,22 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from orchestrator import closing, ids
+from orchestrator import closing, ids, turns
 from orchestrator.db import Session
 from orchestrator.errors import NotFound
 from orchestrator.foreign import Json
-from orchestrator.tables import IS_ACTIVE, Message, Run, Thread, now
+from orchestrator.pages import page
+from orchestrator.tables import IS_ACTIVE, Message, Run, Thread
 from orchestrator.wire import objects
-from orchestrator.wire.requests import CreateMessage, CreateThread, ImageFilePart, ImageUrlPart, ModifyThread, TextPart
+from orchestrator.wire.requests import (
+    CreateMessage,
+    CreateThread,
+    ImageFilePart,
+    ImageUrlPart,
+    ListThreadsQuery,
+    ModifyThread,
+    TextPart,
+)
 
 
 async def create(session: Session, project_id: str, body: CreateThread | None) -> Thread:
@@ -21,6 +30,7 @@ async def create(session: Session, project_id: str, body: CreateThread | None) -
         project_id=project_id,
         metadata_=body.metadata,
         tool_resources=body.tool_resources.model_dump(exclude_unset=True) if body.tool_resources else {},
+        on_active_run=body.on_active_run or "reject",
     )
     session.add(thread)
     await session.flush()
@@ -40,6 +50,14 @@ async def retrieve(session: Session, project_id: str, thread_id: str, *, lock: b
     return thread
 
 
+async def list_(session: Session, project_id: str, query: ListThreadsQuery) -> tuple[list[Thread], bool]:
+    """A page of the project's threads whose metadata has all pairs of the query, and whether there are more."""
+    scope = [col(Thread.project_id) == project_id]
+    if query.metadata:
+        scope.append(col(Thread.metadata_).contains(query.metadata))
+    return await page(session, Thread, query, *scope)
+
+
 async def modify(session: Session, project_id: str, thread_id: str, body: ModifyThread) -> Thread:
     """Change what the body names."""
     thread = await retrieve(session, project_id, thread_id, lock=True)
@@ -47,18 +65,19 @@ async def modify(session: Session, project_id: str, thread_id: str, body: Modify
         thread.metadata_ = body.metadata
     if "tool_resources" in body.model_fields_set:
         thread.tool_resources = body.tool_resources.model_dump(exclude_unset=True) if body.tool_resources else {}
+    if "on_active_run" in body.model_fields_set:
+        thread.on_active_run = body.on_active_run or "reject"
     await session.flush()
     return thread
 
 
 async def delete(session: Session, project_id: str, thread_id: str) -> str:
-    """Remove the thread with its messages, runs and run steps; a run under way is cancelled first. Returns its id."""
+    """Remove the thread with its messages, runs and run steps; runs that are not over are cancelled first. Returns its
+    id.
+    """
     thread = await retrieve(session, project_id, thread_id, lock=True)
-    # The run's row before the thread's goes, as its worker takes them: otherwise each would wait for the other.
-    active = select(Run).where(col(Run.thread_id) == thread.id, IS_ACTIVE).with_for_update(key_share=True)
-    if run := (await session.execute(active)).scalar_one_or_none():
-        await closing.cancel(session, run)  # whoever follows it hears the end
-        session.signal_cancel(run.id)  # and its worker does not let the model talk on
+    # A run's row is locked before the thread's goes: its worker, in the middle of a line, needs both.
+    await closing.cancel_all(session, thread_id)
     await session.delete(thread)
     return thread_id
 
@@ -71,22 +90,18 @@ async def active_run(session: Session, thread_id: str) -> str | None:
 
 async def add_messages(session: Session, thread: Thread, bodies: Sequence[CreateMessage]) -> list[Message]:
     """Add messages in their order, whatever runs: for those who hold the thread."""
-    rows = [
-        Message(
-            thread_id=thread.id,
-            role=body.role,
-            content=[objects.text_part(body.content)]
-            if isinstance(body.content, str)
-            else [_part(part) for part in body.content],
-            attachments=[each.model_dump(exclude_unset=True) for each in body.attachments or ()],
-            metadata_=body.metadata,
-            completed_at=now(),
-        )
-        for body in bodies
-    ]
-    session.add_all(rows)
-    await session.flush()
-    return rows
+    return await turns.add(session, thread.id, [columns(body) for body in bodies])
+
+
+def columns(body: CreateMessage) -> turns.Columns:
+    """A message as it is stored, or kept until it may be."""
+    said = body.content
+    return {
+        "role": body.role,
+        "content": [objects.text_part(said)] if isinstance(said, str) else [_part(part) for part in said],
+        "attachments": [each.model_dump(exclude_unset=True) for each in body.attachments or ()],
+        "metadata_": body.metadata,
+    }
 
 
 def _part(part: TextPart | ImageUrlPart | ImageFilePart) -> Json:

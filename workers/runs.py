@@ -60,6 +60,6 @@ async def _keep_house(database: Database, interval: float) -> None:
 
 
 @async_task(app, name=EXECUTE)
-async def execute(run_id: str) -> None:
+async def execute(run_id: str, attempt: int | None = None) -> None:
     """Carry a run to rest; a wake-up that comes twice or too late does nothing."""
-    await Worker.runner.run(run_id)
+    await Worker.runner.run(run_id, attempt)

@@ -47,7 +47,9 @@ async def create(
     events: Events,
 ) -> Response:
     """Run a thread; with `stream`, answer with the run's events."""
-    run = await runs.create(session, project_id, thread_id, body, lifetime=resources.settings.run_lifetime)
+    settings = resources.settings
+    lifetime, room = settings.run_lifetime, settings.waiting_runs
+    run = await runs.create(session, project_id, thread_id, body, lifetime=lifetime, room=room)
     return sse.stream(events, run.id, START) if body.stream else reply(objects.run(run))
 
 

@@ -170,7 +170,7 @@ class Journal:
         if reason == "content_filter":
             error = {"code": "server_error", "message": "The model's answer was withheld by a content filter."}
             return await self._end("failed", reason="content_filter", last_error=error)
-        async with self._writing(last=True) as session:
+        async with self._writing(last=True, ending=True) as session:
             await scribe.complete_message(session, self.run, reply, reply.usage)
             await closing.end(session, self.run, "completed", attempt="same")
         log.info("run_completed", tokens=reply.usage.total_tokens)
@@ -196,7 +196,7 @@ class Journal:
         with self._interrupts.deferred():
             async with self._line, self._database.transaction(self._track) as session:
                 try:
-                    await lifecycle.hold(session, self.run)
+                    await lifecycle.hold(session, self.run, ending=True)
                 except RunCancelled:  # the client's wish goes before any other ending
                     ending, reason, values = "cancelled", None, {}
                 except LeaseLost:
@@ -211,11 +211,11 @@ class Journal:
         self._database.publisher.frame(self._track.frame(event, data))
 
     @asynccontextmanager
-    async def _writing(self, *, last: bool = False) -> AsyncIterator[Session]:
+    async def _writing(self, *, last: bool = False, ending: bool = False) -> AsyncIterator[Session]:
         async with self._line:
             with self._interrupts.deferred():
                 async with self._database.transaction(self._track) as session:
-                    await lifecycle.hold(session, self.run)
+                    await lifecycle.hold(session, self.run, ending=ending)
                     yield session
             if not last:
                 self._interrupts.check()

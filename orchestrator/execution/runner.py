@@ -29,9 +29,12 @@ class Runner:
         self._journals: dict[str, Journal] = {}
         self._claiming: dict[str, RunStopped | None] = {}
 
-    async def run(self, run_id: str) -> None:
-        """Carry a run to rest if it waits for a worker; otherwise do nothing: a wake-up may come twice or too late."""
-        journal = await self._claim(run_id)
+    async def run(self, run_id: str, attempt: int | None = None) -> None:
+        """Carry a run to rest if it waits for a worker; otherwise do nothing: a wake-up may come twice or too late.
+
+        `attempt` is the one that the wake-up is good for.
+        """
+        journal = await self._claim(run_id, attempt)
         if journal is None:
             log.debug("run_not_claimed", run_id=run_id)
             return
@@ -58,10 +61,10 @@ class Runner:
         if run_id in self._claiming:
             self._claiming[run_id] = why
 
-    async def _claim(self, run_id: str) -> Journal | None:
+    async def _claim(self, run_id: str, attempt: int | None) -> Journal | None:
         self._claiming[run_id] = None
         try:
-            journal = await self._claimed(run_id)
+            journal = await self._claimed(run_id, attempt)
         finally:
             why = self._claiming.pop(run_id, None)
         if journal is not None:
@@ -70,9 +73,9 @@ class Runner:
                 journal.interrupt(why)
         return journal
 
-    async def _claimed(self, run_id: str) -> Journal | None:
+    async def _claimed(self, run_id: str, attempt: int | None) -> Journal | None:
         async with self._database.transaction() as session:
-            claimed = await lifecycle.claim(session, run_id, self._owner, self._lease)
+            claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
             if claimed is None:
                 return None
             run, left_behind = claimed

@@ -43,13 +43,15 @@ def assistant(row: Assistant) -> WireObject:
 
 
 def thread(row: Thread) -> WireObject:
-    """A `thread`."""
+    """A `thread`. `on_active_run` is ours: shown only where somebody has chosen what the original did not have."""
+    ours = {} if row.on_active_run == "reject" else {"on_active_run": row.on_active_run}
     return {
         "id": row.id,
         "object": "thread",
         "created_at": row.created_at,
         "metadata": row.metadata_,
         "tool_resources": row.tool_resources,
+        **ours,
     }
 
 

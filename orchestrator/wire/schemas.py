@@ -9,7 +9,7 @@ from openai.types import beta
 from openai.types import model as openai_model
 from openai.types.beta import threads
 from openai.types.beta.threads import runs
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 Item = TypeVar("Item")
 
@@ -44,6 +44,10 @@ class Assistant(beta.Assistant):
 
 class Thread(beta.Thread):
     """A conversation."""
+
+    on_active_run: Literal["enqueue", "interrupt"] | None = Field(
+        default=None, description="An extension: what happens to a run that is created while another is active."
+    )
 
 
 class Message(threads.Message):

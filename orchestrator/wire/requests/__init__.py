@@ -14,7 +14,13 @@ from orchestrator.wire.requests.formats import (
     ResponseFormat,
     TextFormat,
 )
-from orchestrator.wire.requests.lists import IncludeQuery, ListMessagesQuery, ListQuery, ListRunStepsQuery
+from orchestrator.wire.requests.lists import (
+    IncludeQuery,
+    ListMessagesQuery,
+    ListQuery,
+    ListRunStepsQuery,
+    ListThreadsQuery,
+)
 from orchestrator.wire.requests.messages import (
     Attachment,
     ContentPart,
@@ -71,6 +77,7 @@ __all__ = [
     "ListMessagesQuery",
     "ListQuery",
     "ListRunStepsQuery",
+    "ListThreadsQuery",
     "Metadata",
     "ModifyAssistant",
     "ModifyMessage",

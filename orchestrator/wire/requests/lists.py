@@ -3,15 +3,16 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from orchestrator.foreign import Json
-from orchestrator.wire.requests.fields import Text
+from orchestrator.wire.requests.fields import Metadata, Text
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 20
 
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
+_PAIR = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 def _number(value: Json) -> Json:
@@ -31,6 +32,20 @@ class ListQuery(BaseModel):
     order: Literal["asc", "desc"] = "desc"
     after: Text | None = None
     before: Text | None = None
+
+
+class ListThreadsQuery(ListQuery):
+    """A page of threads whose metadata has all of these pairs: `metadata[key]=value`, any number of times."""
+
+    metadata: Metadata = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_pairs(cls, value: Json) -> Json:
+        found = {key: _PAIR.fullmatch(key) for key in value}
+        pairs = {match[1]: value[key] for key, match in found.items() if match}
+        rest = {key: value[key] for key, match in found.items() if not match}
+        return {**rest, "metadata": pairs} if pairs and "metadata" not in rest else rest
 
 
 class ListMessagesQuery(ListQuery):

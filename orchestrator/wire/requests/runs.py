@@ -19,7 +19,7 @@ from orchestrator.wire.requests.fields import (
     refusal,
 )
 from orchestrator.wire.requests.formats import ReasoningEffort, ResponseFormat
-from orchestrator.wire.requests.threads import CreateThread, InitialMessages
+from orchestrator.wire.requests.threads import CreateThread, InitialMessages, OnActiveRun
 from orchestrator.wire.requests.tools import ToolChoice, ToolResourcesOverride, Tools
 
 MAX_TOOL_OUTPUTS = 512 * 1024
@@ -66,6 +66,7 @@ class CreateRun(_Run):
 
     additional_instructions: Instructions | None = None
     additional_messages: InitialMessages | None = None
+    on_active_run: OnActiveRun | None = None
 
 
 class CreateThreadAndRun(_Run):

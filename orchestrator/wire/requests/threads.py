@@ -1,6 +1,6 @@
 """Bodies of the threads' verbs. The original takes `POST /threads` without any body: give the parameter a default."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ MAX_INITIAL_MESSAGES = 32
 
 InitialMessages = Annotated[list[CreateMessage], Field(max_length=MAX_INITIAL_MESSAGES, fail_fast=True)]
 
+OnActiveRun = Literal["reject", "enqueue", "interrupt"]
+"""An extension of the original, which knew `reject` only: what becomes of a run while another owns the thread."""
+
 
 class CreateThread(Body):
     """POST /threads."""
@@ -20,6 +23,7 @@ class CreateThread(Body):
     messages: InitialMessages = Field(default_factory=list)
     tool_resources: ToolResources | None = None
     metadata: Metadata = Field(default_factory=dict)
+    on_active_run: OnActiveRun | None = None
 
 
 class ModifyThread(Body):
@@ -27,3 +31,4 @@ class ModifyThread(Body):
 
     tool_resources: ToolResourcesOverride | None = None
     metadata: Metadata = Field(default_factory=dict)
+    on_active_run: OnActiveRun | None = None
