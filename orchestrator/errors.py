@@ -19,7 +19,8 @@ Texts and codes are those that clients of the original match (they parse some of
 
 from typing import Literal
 
-RunErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+RunErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt", "invalid_image_url"]
+"""The last was never in the specification, but clients have seen it."""
 
 SORRY = "Sorry, something went wrong."
 

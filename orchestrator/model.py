@@ -83,7 +83,10 @@ Delta: TypeAlias = TextDelta | RefusalDelta | ToolCallDelta | Finished
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question to a model, in the shapes of `POST /chat/completions`. None, or an empty list, is not sent."""
+    """One question to a model, in the shapes of `POST /chat/completions`. None, or an empty list, is not sent.
+
+    `expires_at` (unix seconds) is not sent either: after that nobody wants the answer any more.
+    """
 
     model: str
     messages: list[Json]
@@ -95,6 +98,7 @@ class Prompt:
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     max_completion_tokens: int | None = None
+    expires_at: int | None = None
 
 
 class Model(Protocol):

@@ -2,17 +2,18 @@
 
 | upstream | tried again | the run's last_error |
 | --- | --- | --- |
-| no connection, silence, torn or unreadable reply | yes | server_error, "Sorry, something went wrong." |
+| no connection, silence, torn or unreadable reply, a web page | yes | server_error, "Sorry, something went wrong." |
 | 408, 409, 425, 5xx | yes | the same |
 | 429 | yes | rate_limit_exceeded, with the upstream's sentence (clients match it) |
 | 429 insufficient_quota | no: waiting does not help | the same |
 | 400, 413, 422: context length, refused content, bad schema | no | invalid_prompt, with the upstream's sentence |
+| the same with the code invalid_image_url | no | invalid_image_url, which clients knew too, with its sentence |
 | the model does not exist | no | server_error, names the model |
 | 401, 403, other 404, redirects | no | server_error, "Sorry, something went wrong."; the hint is in the log |
 
 An `x-should-retry` header overrules the second column. Trouble after the first delta is never tried again: the client
-has heard it. What the upstream says is cleaned of keys and addresses before a client sees it, and never logged: it may
-quote the conversation.
+has heard it. An attempt that could only come after the run's expiry is not waited for: the run fails at once. What the
+upstream says is cleaned of keys and addresses before a client sees it, and never logged: it may quote the conversation.
 """
 
 import re
@@ -22,7 +23,7 @@ from time import time
 
 import orjson
 
-from orchestrator.errors import SORRY, AssistantdError, RunFailure
+from orchestrator.errors import SORRY, AssistantdError, RunErrorCode, RunFailure
 from orchestrator.foreign import Json
 
 LONGEST_WAIT = 120.0  # an upstream that asks for more is given up, as the official clients do
@@ -36,6 +37,8 @@ _HINTS = {
     403: "The upstream's key may not use this model or endpoint: check its permissions.",
     404: "The upstream does not know this path: check UPSTREAM_BASE_URL, which usually ends in /v1.",
 }
+_WEB_PAGE = "A web page answers in place of the upstream: check UPSTREAM_BASE_URL, and what stands before it."
+_REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "cf-ray")
 _URL = re.compile(r"https?://(?!(?:platform|help)\.openai\.com\b)\S+", re.IGNORECASE)
 _KEY = re.compile(r"\b(?:sk|pk|rk)-[\w*.\-]{8,}|\b[Bb]earer\s+\S+")
 
@@ -59,7 +62,8 @@ class UpstreamTrouble(AssistantdError):
         self.message = _text(fields.get("message"))
         self.code = _text(fields.get("code"))
         self.type = _text(fields.get("type"))
-        self.request_id = headers.get("x-request-id")
+        self.param = _text(fields.get("param")) or None
+        self.request_id = request_id(headers)
         self.asked_wait = _asked_wait(headers)
         self._should_retry = headers.get("x-should-retry")
 
@@ -99,25 +103,47 @@ class UpstreamTrouble(AssistantdError):
 
     def hint(self, model: str) -> str | None:
         """What the operator may do about it, for the log."""
-        if self._is_missing_model(model):
+        if self.is_missing_model(model):
             return f"The upstream has no model '{model}'."
-        return _HINTS.get(self.status or 0)
+        return _WEB_PAGE if self.reason == "web_page" else _HINTS.get(self.status or 0)
+
+    def facts(self, model: str) -> dict[str, Json]:
+        """What the log tells of it: never what the upstream said."""
+        return {
+            "reason": self.reason,
+            "status": self.status,
+            "code": self.code,
+            "type": self.type,
+            "upstream_request_id": self.request_id,
+            "hint": self.hint(model),
+        }
+
+    def said(self, hidden: Iterable[str]) -> str:
+        """The upstream's sentence as clients may see it: without the `hidden` words, other addresses and keys."""
+        return _presentable(self.message, hidden)
 
     def failure(self, model: str, hidden: Iterable[str] = ()) -> RunFailure:
         """How the run ends because of it. No client gets to see the `hidden` words: the upstream's address and key."""
-        said = _presentable(self.message, hidden)
+        said = self.said(hidden)
         if self.status == 429:
             return RunFailure("rate_limit_exceeded", said or f"Rate limit reached for {model}.")
-        if self._is_missing_model(model):
+        if self.is_missing_model(model):
             return RunFailure("server_error", f"The model '{model}' does not exist.")
         if self.status in _PROMPT_STATUS:
-            return RunFailure("invalid_prompt", said or "The model did not accept the prompt.")
+            code: RunErrorCode = "invalid_image_url" if self.code == "invalid_image_url" else "invalid_prompt"
+            return RunFailure(code, said or "The model did not accept the prompt.")
         return RunFailure("server_error", SORRY)
 
-    def _is_missing_model(self, model: str) -> bool:
+    def is_missing_model(self, model: str) -> bool:
+        """Whether the upstream says that it has no such model."""
         if self.code == "model_not_found":
             return True
         return self.status == 404 and model in self.message
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The upstream's name for the request, under whichever header it gives it."""
+    return next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)
 
 
 def _text(value: Json) -> str:

@@ -72,15 +72,18 @@ class Reply:
     def flush(self) -> list[Delta]:
         """The bytes are over: what its last, unfinished event holds, or the whole document."""
         if self._events is not None:
-            return self._take_all(self._events.flush())
-        deltas = self._take_all([bytes(self._whole)])
-        self.done = True
-        return deltas
+            deltas = self._take_all(self._events.flush())
+        else:
+            deltas = self._take_all([bytes(self._whole)])
+            self.done = True
+        return deltas + self._calls.without_arguments() if self.complete and self._reason != "length" else deltas
 
     def finish(self) -> Finished:
-        """How the reply ended. Raises `UpstreamTrouble` when it was cut off."""
+        """How the reply ended. Raises `UpstreamTrouble` when it was cut off, or was no reply at all."""
         if not self.complete:
             raise UpstreamTrouble("cut_off")
+        if self._reason is None and not self.started:
+            raise UpstreamTrouble("no_reply")  # silence is an answer only if the upstream says that it is one
         reason = self._reason or "stop"
         if reason in (
             "stop",
@@ -160,12 +163,13 @@ class _Cleaner:
 class _Call:
     """A tool call under way. It has no index of ours until its name is known."""
 
-    __slots__ = ("cleaner", "held", "id", "index")
+    __slots__ = ("cleaner", "held", "id", "index", "silent")
 
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.index: int | None = None
         self.held = ""
+        self.silent = True
         self.cleaner = _Cleaner()
 
 
@@ -173,9 +177,18 @@ class _Calls:
     """Gives every call one contiguous index, one id and one name, however the provider tells its fragments apart."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._named: list[_Call] = []
         self._open: dict[Json, _Call] = {}
         self._last: _Call | None = None
+
+    @property
+    def count(self) -> int:
+        """How many have an index."""
+        return len(self._named)
+
+    def without_arguments(self) -> list[Delta]:
+        """`{}` for each call that got none, as the original wrote it: clients parse arguments, and "" is no JSON."""
+        return [ToolCallDelta(place, None, None, "{}") for place, call in enumerate(self._named) if call.silent]
 
     def take(self, fragment: Json, deltas: list[Delta]) -> None:
         function = fragment.get("function") or {}
@@ -185,12 +198,14 @@ class _Calls:
         if type(arguments) is not str:
             arguments = orjson.dumps(arguments).decode()
         arguments = call.cleaner.clean(arguments)
+        if arguments:
+            call.silent = False
         if call.index is not None:
             if arguments:
                 deltas.append(ToolCallDelta(call.index, None, None, arguments))
         elif name:
-            call.index = self.count
-            self.count += 1
+            call.index = len(self._named)
+            self._named.append(call)
             deltas.append(ToolCallDelta(call.index, _plain(call.id) or _new_id(), _plain(name), call.held + arguments))
         else:
             call.held += arguments

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 TURNS = 200
 """Turns with tool calls after which a run fails: no loop without an end."""
+WITHHELD = "The model's answer was withheld by a content filter."
 
 
 class Journal:
@@ -91,6 +92,7 @@ class Journal:
             parallel_tool_calls=False if offers and not run.parallel_tool_calls else None,
             reasoning_effort=run.reasoning_effort,
             max_completion_tokens=None if budget is None else budget - self._used()["completion_tokens"],
+            expires_at=run.expires_at,
         )
 
     # -- what is heard --
@@ -119,16 +121,19 @@ class Journal:
     # -- checkpoints --
 
     async def ask(self, reply: Reply) -> None:
-        """Write down a turn that ended in tool calls. Raises OutOfTokens if it was cut off within them."""
+        """Write down a turn that ended in tool calls. Raises OutOfTokens or RunFailure if it was cut off in them."""
         if reply.step is None:
             raise RuntimeError("calls without a step")
-        whole = reply.finished is None or reply.finished.reason != "length"
+        reason = reply.finished.reason if reply.finished else "stop"
+        whole = reason not in ("length", "content_filter")
         details = {"type": "tool_calls", "tool_calls": [call.wire() for call in reply.calls] if whole else []}
         async with self._writing() as session:
             step = await scribe.save_step(session, reply.step, step_details=details, usage=objects.usage(reply.usage))
         if reply.message is not None:
             self._history.append(reply.message)
         self._history.append(step)
+        if reason == "content_filter":
+            raise RunFailure("server_error", WITHHELD)
         if not whole:
             raise OutOfTokens("max_completion_tokens")
 
@@ -159,16 +164,18 @@ class Journal:
         log.info("run_requires_action", calls=len(calls))
 
     async def finish(self, reply: Reply) -> None:
-        """Write down the final answer and end the run as its reply ended: whole, cut off, or withheld."""
+        """Write down the final answer and end the run as its reply ended: whole, cut off, or withheld.
+
+        A model that said nothing has said an empty text: clients look at the first part of a message.
+        """
         reason = reply.finished.reason if reply.finished else "stop"
         if reply.message is None:
-            async with self._writing() as session:
-                await scribe.open_message(session, self.run, reply)
+            await self.say(reply, TextDelta(""))
         self._heard = reply
         if reason == "length":
             return await self._end("incomplete", incomplete_details={"reason": "max_completion_tokens"})
         if reason == "content_filter":
-            error = {"code": "server_error", "message": "The model's answer was withheld by a content filter."}
+            error = {"code": "server_error", "message": WITHHELD}
             return await self._end("failed", reason="content_filter", last_error=error)
         async with self._writing(last=True, ending=True) as session:
             await scribe.complete_message(session, self.run, reply, reply.usage)

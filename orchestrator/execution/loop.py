@@ -48,7 +48,10 @@ async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
 
 
 async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> list[ToolCall]:
-    """Answer a turn's calls concurrently, writing each output down when known. Returns those left to the client."""
+    """Answer a turn's calls concurrently, writing each output down when known. Returns those left to the client.
+
+    What stops one stops all: none goes on behind the back of a run that has ended.
+    """
 
     async def one(call: ToolCall) -> ToolCall | None:
         output = await tools.answer(call)
@@ -57,7 +60,12 @@ async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> lis
         await journal.answered(call, output)
         return None
 
-    return [call for call in await asyncio.gather(*map(one, calls)) if call is not None]
+    try:
+        async with asyncio.TaskGroup() as group:
+            answering = [group.create_task(one(call)) for call in calls]
+    except ExceptionGroup as stopped:
+        raise stopped.exceptions[0] from None
+    return [call for call in map(asyncio.Task.result, answering) if call is not None]
 
 
 async def listen(journal: Journal, deltas: AsyncGenerator[Delta, None]) -> Reply:

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from orchestrator import openai_model
 from orchestrator.errors import SORRY, RunFailure, Unavailable
 from orchestrator.model import Delta, Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta, Usage
+from orchestrator.openai_http import proxy_for
 from orchestrator.openai_model import OpenAIModel
 from orchestrator.settings import Settings
 from tests.fakes.model_server import ModelServer
@@ -470,7 +471,7 @@ def test_loopback_is_never_reached_through_a_proxy(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("no_proxy", "inside.example")
 
     proxies = [
-        openai_model._proxy_for(base)
+        proxy_for(base)
         for base in (
             "http://127.0.0.1:8080/v1",
             "http://localhost/v1",

@@ -248,7 +248,7 @@ def test_nul_is_stripped_from_texts_arguments_and_names() -> None:
 
 
 def test_a_delta_of_nothing_but_nul_is_not_heard() -> None:
-    assert len(hear(event({"content": "\0"}), DONE)) == 1
+    assert len(hear(event({"content": "\0"}, "stop"), DONE)) == 1
 
 
 def test_a_surrogate_pair_in_two_events_becomes_its_character() -> None:
