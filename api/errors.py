@@ -18,10 +18,12 @@ from pydantic import BaseModel, ValidationError
 from redis import exceptions as redis_errors
 from sqlalchemy import exc as sql_errors
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from api.error_texts import NOT_JSON, invalid_request
 from orchestrator.echo import echo
 from orchestrator.errors import ClientError, InvalidRequest, NotFound, TooLarge, Unauthenticated, Unavailable
+from orchestrator.wire import schemas
 
 SERVER_ERROR = (
     "The server had an error processing your request. Sorry about that! You can retry your request, or contact the "
@@ -30,6 +32,8 @@ SERVER_ERROR = (
 UNAVAILABLE = "The server is temporarily unable to process your request. Please try again later."
 RETRY_AFTER = {"Retry-After": "1"}
 MAX_MESSAGE = 4000
+METHODS = ("DELETE", "GET", "POST")
+"""All that our operations use."""
 
 STATUSES: Mapping[type[ClientError], int] = {
     InvalidRequest: 400,
@@ -62,11 +66,19 @@ class ErrorEnvelope(BaseModel):
     error: ErrorDetail
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorEnvelope, "description": "The request cannot be honoured as it is."},
-    "5XX": {"model": ErrorEnvelope, "description": "The server or a part of it failed; trying again may help."},
+MEANINGS: Mapping[int, str] = {
+    400: "The request cannot be honoured as it is.",
+    401: "The key is missing or wrong.",
+    404: "There is no such object.",
+    413: "The body is too large.",
+    500: "The server failed.",
+    503: "A part of the server is away for the moment; trying again helps.",
 }
-"""For `APIRouter(responses=RESPONSES)`."""
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorEnvelope, "description": meaning, "headers": schemas.HEADERS}
+    for status, meaning in MEANINGS.items()
+}
+"""For `APIRouter(responses=RESPONSES)`: every status that an operation can answer with. A fuzz run holds us to it."""
 
 
 def install(app: FastAPI) -> None:
@@ -143,11 +155,20 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
         return envelope(404, f"Invalid URL ({request.method} {path})", code="unknown_url")
     if error.status_code == 405:
         text = f"Not allowed to {request.method} on {path}."
-        return envelope(405, text, code="method_not_supported", headers=error.headers)
+        return envelope(405, text, code="method_not_supported", headers={"Allow": _allowed(request)})
     if error.status_code == 400:
         return envelope(400, NOT_JSON)
     type_ = "server_error" if error.status_code >= 500 else "invalid_request_error"
     return envelope(error.status_code, error.detail, type_=type_, headers=error.headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of this path. Starlette names those of the first route only, and each of our operations is one."""
+    routes = request.app.routes
+    asked = [(method, {**request.scope, "method": method}) for method in METHODS]
+    return ", ".join(
+        method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )
 
 
 async def _backend_away(_request: Request, error: Exception) -> Response:

@@ -24,7 +24,7 @@ async def health() -> Response:
     return Response(objects.dump({"status": "ok"}), media_type="application/json")
 
 
-@router.get("/readyz", operation_id="getReadiness")
+@router.get("/readyz", operation_id="getReadiness", responses={503: {"description": "A part does not answer."}})
 async def readiness(resources: OpenResources) -> Response:
     """Say whether requests can be served: 200 if database and broker answer, otherwise 503 with what does not."""
     parts = {"database": await _database(resources), "broker": await _broker(resources)}

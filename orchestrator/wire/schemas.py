@@ -3,7 +3,7 @@
 Nothing is built from them at run time (`objects` does that, as plain JSON); the tests check every body against them.
 """
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from openai.types import beta
 from openai.types import model as openai_model
@@ -99,13 +99,40 @@ class Page(BaseModel, Generic[Item]):
     has_more: bool
 
 
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "required": True, "schema": {"type": "string"}}
+
+
+def _named() -> list[str]:
+    """The events that the official client knows."""
+    members = get_args(get_args(beta.AssistantStreamEvent)[0])
+    return [name for member in members for name in get_args(member.model_fields["event"].annotation)]
+
+
+HEADERS: dict[str, Any] = {
+    "x-request-id": _header("The request's name in the log: the client's own `x-request-id`, or a new one."),
+    "openai-processing-ms": _header("How long the server worked before it answered, in milliseconds."),
+    "openai-version": _header("The version of the original that is spoken."),
+}
+"""What every answer carries."""
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "Where to go on from: send it as `Last-Event-ID`."},
+        "event": {"enum": [*_named(), "done"]},
+        "data": {"type": "string", "description": "The object, or what is new in it, as JSON; `[DONE]` at the end."},
+    },
+    "required": ["event", "data"],
+    "additionalProperties": False,
+}
+"""One server-sent event."""
+
+
 def ok(model: Any, *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
     """The 200 of an operation, for `responses=`: a `model`, an event stream, or either."""
-    described: dict[str, Any] = {"description": "OK"}
+    described: dict[str, Any] = {"description": "OK", "headers": HEADERS}
     if model is not None:
         described["model"] = model
     if streams:
-        described["content"] = {
-            "text/event-stream": {"schema": {"type": "string", "description": "Server-sent events."}}
-        }
+        described["content"] = {"text/event-stream": {"itemSchema": EVENT}}
     return {200: described}

@@ -6,6 +6,8 @@ import pytest
 from tests.stack import Stack
 
 OPERATIONS = 26
+STATUSES = {"200", "400", "401", "404", "413", "500", "503"}
+HEADERS = {"x-request-id", "openai-processing-ms", "openai-version"}
 
 
 @pytest.fixture
@@ -26,9 +28,44 @@ def test_the_document_describes_every_operation_with_its_answers(address: str) -
     for name, operation in operations.items():
         assert operation["summary"], name
         assert operation["description"], name
-        assert set(operation["responses"]) == {"200", "4XX", "5XX"}, name
+        assert set(operation["responses"]) >= STATUSES, name
+        assert all(status.isdigit() for status in operation["responses"]), name
         assert operation["responses"]["200"]["content"], name
+        assert set(operation["responses"]["200"]["headers"]) >= HEADERS, name
         assert operation["security"] == [{"HTTPBearer": []}], name
+
+
+def test_an_operation_that_streams_says_so_beside_its_object(address: str) -> None:
+    document = httpx2.get(f"{address}/openapi.json").json()
+
+    streaming = {
+        operation["operationId"]: operation["responses"]["200"]["content"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        if "text/event-stream" in operation["responses"]["200"]["content"]
+    }
+
+    assert {"createThreadAndRun", "createRun", "submitToolOuputsToRun", "followRun"} <= set(streaming)
+    assert set(streaming["createRun"]) == {"application/json", "text/event-stream"}
+    event = streaming["createRun"]["text/event-stream"]["itemSchema"]["properties"]["event"]
+    assert len(event["enum"]) == 25  # the official clients' 24, and `done`
+    assert {"thread.created", "thread.message.delta", "error", "done"} <= set(event["enum"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("OPTIONS", "/v1/assistants", "GET, POST"),
+        ("PUT", "/v1/threads/thread_x", "DELETE, GET, POST"),
+        ("DELETE", "/v1/threads/thread_x/runs/run_x", "GET, POST"),
+        ("POST", "/v1/models", "GET"),
+        ("POST", "/healthz", "GET"),
+    ],
+)
+def test_a_refused_method_is_told_all_that_the_path_takes(address: str, method: str, path: str, allowed: str) -> None:
+    answer = httpx2.request(method, f"{address}{path}")
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
 
 def test_the_documentation_page_loads_nothing_from_elsewhere(address: str) -> None:
