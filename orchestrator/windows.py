@@ -98,6 +98,7 @@ class Windows:
     def __init__(self, settings: Settings) -> None:
         self._given = {name.lower(): size for name, size in settings.context_windows.items()}
         self._default = settings.context_window
+        self._can_ask = bool(settings.upstream_base_url)
         self._listed: dict[str, int | None] = {}
 
     def of(self, model: str) -> int:
@@ -116,7 +117,7 @@ class Windows:
     async def keep_fresh(self, model: Model) -> None:
         """Ask the model server for its list again and again. A server that has none is asked ever more rarely."""
         retry = FIRST_RETRY
-        while True:
+        while self._can_ask:
             try:
                 self.learn(await model.models())
             except Unavailable:  # whoever lists models has logged why

@@ -44,6 +44,8 @@ async def life() -> AsyncIterator[None]:
                 runner.interrupt(run_id.decode(), RunCancelled())
 
         await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel))
+        learning = runner.windows.keep_fresh(opened.model)
+        await stack.enter_async_context(background(learning, "context windows"))
         keeping = _keep_house(opened.database, settings.housekeeping_interval)
         await stack.enter_async_context(background(keeping, "housekeeping"))
         log.info("worker_ready", owner=owner)

@@ -9,6 +9,7 @@ at once, but never in the middle of a line. No transaction is open between lines
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 import structlog
 
@@ -16,11 +17,13 @@ from orchestrator import closing, lifecycle
 from orchestrator.db import Database, Session
 from orchestrator.errors import LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
-from orchestrator.execution import conversation, scribe
+from orchestrator.execution import scribe
+from orchestrator.execution.composition import compose, estimate
 from orchestrator.execution.interrupts import Interrupts
+from orchestrator.execution.past import Past
 from orchestrator.execution.reply import Reply
 from orchestrator.foreign import Json
-from orchestrator.model import Prompt, RefusalDelta, TextDelta, ToolCallDelta
+from orchestrator.model import Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta
 from orchestrator.tables import Message, Run, RunStep
 from orchestrator.tools import ToolCall
 from orchestrator.wire import objects
@@ -35,11 +38,16 @@ WITHHELD = "The model's answer was withheld by a content filter."
 class Journal:
     """The record of one attempt at a run. One journal, one loop."""
 
-    def __init__(self, database: Database, run: Run, track: Track, history: list[Message | RunStep]) -> None:
+    def __init__(
+        self, database: Database, run: Run, track: Track, past: Past, own: list[Message | RunStep], window: int
+    ) -> None:
         self.run = run
         self._database = database
         self._track = track
-        self._history = history
+        self._past = past
+        self._own = own
+        self._window = window
+        self._asked: Prompt | None = None
         self._interrupts = Interrupts()
         self._line = asyncio.Lock()
         self._heard: Reply | None = None
@@ -55,7 +63,10 @@ class Journal:
     # -- what the loop asks --
 
     def check(self) -> None:
-        """Raise what must stop the run before its next step: RunStopped, or RunFailure for a run without an end."""
+        """Raise what must stop the run before its next step: RunStopped, or RunFailure for a run without an end.
+
+        A budget that is spent ends the run even if calls are unanswered: what nobody will read, nobody should do.
+        """
         self._interrupts.check()
         if len(self._turns()) > TURNS:
             raise RunFailure("server_error", f"The run was ended after {TURNS} turns with tool calls.")
@@ -74,16 +85,22 @@ class Journal:
         return [ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
     async def prompt(self, offers: list[Json]) -> Prompt:
-        """The next question. A forced tool choice holds for the first turn only: it would never let the run end.
+        """The next question; raises OutOfTokens if the budget does not allow for any.
+
+        A forced tool choice holds for the first turn only: it would never let the run end. 1.0, which every assistant
+        has that says nothing, leaves temperature and top_p to the model server: some models refuse to be told.
 
         No transaction is open here, and interruptions are felt: what the messages only name (files) can be fetched.
         """
-        run = self.run
+        run, used = self.run, self._used()
         choice = run.tool_choice if run.tool_choice == "none" or not self._turns() else "auto"
         budget = run.max_completion_tokens
-        return Prompt(
+        with self._interrupts.deferred():
+            messages = await compose(run, self._past, self._own, offers, window=self._window, used=used)
+        self._interrupts.check()
+        self._asked = Prompt(
             model=run.model,
-            messages=conversation.render(run, self._history),
+            messages=messages,
             tools=offers,
             tool_choice=choice if offers and choice != "auto" else None,
             temperature=run.temperature if run.temperature != 1.0 else None,
@@ -91,9 +108,10 @@ class Journal:
             response_format=run.response_format if run.response_format != "auto" else None,
             parallel_tool_calls=False if offers and not run.parallel_tool_calls else None,
             reasoning_effort=run.reasoning_effort,
-            max_completion_tokens=None if budget is None else budget - self._used()["completion_tokens"],
+            max_completion_tokens=None if budget is None else budget - used["completion_tokens"],
             expires_at=run.expires_at,
         )
+        return self._asked
 
     # -- what is heard --
 
@@ -110,13 +128,27 @@ class Journal:
             self._tell("thread.message.delta", scribe.hear_text(reply, reply.message, delta))
 
     async def call(self, reply: Reply, delta: ToolCallDelta) -> None:
-        """Tell a piece of a tool call; the first one closes the turn's message and opens the step of its calls."""
+        """Tell a piece of a tool call; the first one closes the turn's message and opens the step of its calls.
+
+        Calls that the run does not allow (any with `none`, a second one without `parallel_tool_calls`) are dropped
+        before anybody hears of them: not every model server does what it is told.
+        """
+        if self.run.tool_choice == "none" or (delta.index > 0 and not self.run.parallel_tool_calls):
+            if delta.id is not None:
+                log.warning("tool_call_dropped", index=delta.index)
+            return
         if not reply.calls:
             async with self._writing() as session:
                 await scribe.open_calls(session, self.run, reply)
         if reply.step is not None:
             for data in scribe.hear_call(reply, reply.step, delta):
                 self._tell("thread.run.step.delta", data)
+
+    async def counted(self, reply: Reply, finished: Finished) -> Finished:
+        """`finished` with its usage, counted here if the model server did not tell: budgets live on it."""
+        if self._asked is None or finished.usage.total_tokens:
+            return finished
+        return replace(finished, usage=await estimate(self._asked, reply))
 
     # -- checkpoints --
 
@@ -130,8 +162,8 @@ class Journal:
         async with self._writing() as session:
             step = await scribe.save_step(session, reply.step, step_details=details, usage=objects.usage(reply.usage))
         if reply.message is not None:
-            self._history.append(reply.message)
-        self._history.append(step)
+            self._own.append(reply.message)
+        self._own.append(step)
         if reason == "content_filter":
             raise RunFailure("server_error", WITHHELD)
         if not whole:
@@ -148,7 +180,7 @@ class Journal:
                 scribe.publish_step(session, self.run, "completed", step)
             else:
                 step = await scribe.save_step(session, step, step_details=details)
-            self._history[self._history.index(self._turns()[-1])] = step
+            self._own[self._own.index(self._turns()[-1])] = step
 
     # -- coming to rest --
 
@@ -229,7 +261,7 @@ class Journal:
 
     def _turns(self) -> list[RunStep]:
         """The run's own turns with tool calls: all that cost anything so far."""
-        return [item for item in self._history if isinstance(item, RunStep) and item.run_id == self.run.id]
+        return [item for item in self._own if isinstance(item, RunStep)]
 
     def _used(self) -> Json:
         return objects.usage_sum([step.usage for step in self._turns()])

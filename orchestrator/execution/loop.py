@@ -79,7 +79,7 @@ async def listen(journal: Journal, deltas: AsyncGenerator[Delta, None]) -> Reply
                 case ToolCallDelta():
                     await journal.call(reply, delta)
                 case Finished():
-                    reply.finished = delta
+                    reply.finished = await journal.counted(reply, delta)
     return reply
 
 

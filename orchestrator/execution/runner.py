@@ -8,12 +8,14 @@ import structlog
 from orchestrator import closing, lifecycle
 from orchestrator.db import Database
 from orchestrator.errors import RunFailure, RunStopped
-from orchestrator.execution import conversation
+from orchestrator.execution import past
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.loop import execute
+from orchestrator.execution.past import Past
 from orchestrator.model import Model
 from orchestrator.settings import Settings
 from orchestrator.tools.registry import toolbox
+from orchestrator.windows import Windows
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +28,7 @@ class Runner:
         self._model = model
         self._owner = owner
         self._lease = settings.run_lease
+        self.windows = Windows(settings)
         self._journals: dict[str, Journal] = {}
         self._claiming: dict[str, RunStopped | None] = {}
 
@@ -81,8 +84,10 @@ class Runner:
             run, left_behind = claimed
             if left_behind:
                 await closing.close_torn(session, run)
-            history = await conversation.load(session, run)
-            return Journal(self._database, run, session.track(run.id, run.attempt), history)
+            context = Past(self._database, run, window := self.windows.of(run.model))
+            await context.begin(session)
+            own = await past.own(session, run)
+            return Journal(self._database, run, session.track(run.id, run.attempt), context, own, window)
 
     async def _carry(self, journal: Journal) -> None:
         try:

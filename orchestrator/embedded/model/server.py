@@ -113,7 +113,13 @@ class ModelServer:
             return web.json_response(await reply.whole(logged))
 
     def _card(self) -> dict[str, str | int]:
-        return {"id": self._model.id, "object": "model", "created": self._started, "owned_by": "assistantd"}
+        return {
+            "id": self._model.id,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "assistantd",
+            "max_model_len": self._engine.options.context,
+        }
 
     async def _life(self, _app: web.Application) -> AsyncIterator[None]:
         await self._engine.open()

@@ -1,0 +1,72 @@
+"""The messages of a run's next question: as much of the thread as there is room for, and all that the run has done.
+
+    room = min(context window − the answer's share, what is left of max_prompt_tokens)
+
+The answer's share is what is left of `max_completion_tokens`, though never more than half of the window; without that
+limit it is 4,096 tokens, or a quarter of small windows. If even the least does not fit, the two bounds differ: a budget
+that is spent ends the run as incomplete; a window is the model server's to judge, which counts better than we do.
+"""
+
+from orchestrator import tokens
+from orchestrator.errors import OutOfTokens
+from orchestrator.execution import conversation
+from orchestrator.execution.past import Past
+from orchestrator.execution.reply import Reply
+from orchestrator.execution.truncation import newest_message
+from orchestrator.foreign import Json
+from orchestrator.model import Prompt, Usage
+from orchestrator.tables import Message, Run, RunStep
+
+ANSWER = 4096
+"""Tokens that are left to an answer for which nobody has set a limit."""
+
+
+async def compose(
+    run: Run, past: Past, own: list[Message | RunStep], offers: list[Json], *, window: int, used: Json
+) -> list[Json]:
+    """The messages to send. Raises OutOfTokens when the budget does not even allow for what must be told.
+
+    `used` is the run's usage so far.
+    """
+    system, done = conversation.system(run), conversation.tell(conversation.units(conversation.told(own)))
+    fixed = [*system, *done]
+    budget = None if run.max_prompt_tokens is None else run.max_prompt_tokens - used["prompt_tokens"]
+    room = _room(run, window, used)
+    if budget is not None:
+        room = min(room, budget)
+    schema = _schema(run.response_format)
+    least = sum(map(tokens.bound, fixed)) + tokens.bound_offers(*offers, schema) + tokens.REPLY
+    if past.bound is not None and least + past.bound <= room:
+        return [*system, *conversation.tell(past.all()), *done]
+    needed = (
+        sum(await tokens.measure(run.model, fixed)) + tokens.count_offers(run.model, *offers, schema) + tokens.REPLY
+    )
+    kept = await past.within(room - needed)
+    newest = newest_message(kept)
+    must = needed + (0 if newest is None else kept[newest].size or 0)
+    if budget is not None and must > budget:
+        raise OutOfTokens("max_prompt_tokens")
+    return [*system, *conversation.tell(kept), *done]
+
+
+async def estimate(prompt: Prompt, reply: Reply) -> Usage:
+    """What a turn has cost, for model servers that do not tell: our count of what was sent and of what was heard."""
+    calls = [{"function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in reply.calls]
+    said = {"content": "".join([*reply.text, *reply.refusal]), "tool_calls": calls}
+    *asked, answered = await tokens.measure(prompt.model, [*prompt.messages, said])
+    offered = tokens.count_offers(prompt.model, *prompt.tools, _schema(prompt.response_format))
+    return Usage(sum(asked) + offered + tokens.REPLY, answered - tokens.MESSAGE)
+
+
+def _schema(response_format: Json) -> Json | None:
+    """What the model is told of the format of its answer."""
+    return response_format if isinstance(response_format, dict) else None
+
+
+def _room(run: Run, window: int, used: Json) -> int:
+    """The tokens that the prompt may have for the window's sake; fewer where our count is an estimate."""
+    share = min(ANSWER, window // 4)
+    if run.max_completion_tokens is not None:
+        share = min(run.max_completion_tokens - used["completion_tokens"], window // 2)
+    _, exact = tokens.encoding(run.model)
+    return int((window - share) / (1 if exact else tokens.MARGIN))

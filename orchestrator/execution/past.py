@@ -1,0 +1,164 @@
+"""The thread before a run: read from its newest message backwards, and no further than the model can be told of it.
+
+    oldest few · … never read … · page · page · newest page (read when the run is claimed)
+
+A thread of 100,000 messages costs what fits into the prompt, not what it holds: pages are index scans from one end.
+Further pages are read only when the first ones leave room, in transactions of their own; nothing is held between them.
+What a run has said and done itself is not the past: it is told in any case (`own`).
+"""
+
+from typing import Literal
+
+import structlog
+from sqlalchemy import or_, select
+from sqlmodel import col
+
+from orchestrator import tokens
+from orchestrator.db import Database, Session
+from orchestrator.execution import truncation
+from orchestrator.execution.conversation import TORN, Called, Said, Unit, units
+from orchestrator.foreign import Json
+from orchestrator.tables import Message, Run, RunStep
+
+log = structlog.get_logger(__name__)
+
+SMALLEST_PAGE, FIRST_PAGE, LARGEST_PAGE = 20, 100, 1000
+MOST = 10_000
+"""Messages that are told at most, however short they are."""
+END = 2**62
+"""Behind every position."""
+
+
+async def own(session: Session, run: Run) -> list[Message | RunStep]:
+    """What earlier attempts at the run have said and called, oldest first. The first attempt need not ask."""
+    if run.attempt <= 1:
+        return []
+    said = await session.execute(select(Message).where(col(Message.run_id) == run.id))
+    called = select(RunStep).where(col(RunStep.run_id) == run.id, col(RunStep.type) == "tool_calls")
+    done = await session.execute(called)
+    return sorted([*said.scalars(), *done.scalars()], key=lambda item: item.position)
+
+
+class Past:
+    """What has been read so far of the thread of `run`. `window` only says how large the first page should be."""
+
+    def __init__(self, database: Database, run: Run, window: int) -> None:
+        self._database = database
+        self._run = run
+        self._most: int | None = run.truncation_strategy.get("last_messages")
+        self._first = self._most or max(SMALLEST_PAGE, min(FIRST_PAGE, window // 256))
+        self._tail: list[Unit] = []
+        self._head: list[Unit] | None = None
+        self._from = END  # all positions from here on have been read
+        self._whole = False
+
+    async def begin(self, session: Session) -> None:
+        """Read the newest page, within the transaction that claims the run."""
+        await self._read_older(session, min(self._first, LARGEST_PAGE))
+
+    @property
+    def bound(self) -> int | None:
+        """At least the tokens of all that may be told; None if there is more than has been read."""
+        return sum(unit.bound for unit in self._tail) if self._whole else None
+
+    def all(self) -> list[Unit]:
+        """What has been read, oldest first."""
+        return self._tail
+
+    async def within(self, room: int) -> list[Unit]:
+        """What is told in `room` tokens, oldest first; at least the newest message, whether it fits or not."""
+        while not self._whole and len(self._tail) < MOST and await self._size() <= room:
+            async with self._database.transaction() as session:
+                await self._read_older(session, self._next_page(room))
+        if not self._whole and self._most is None and self._head is None:
+            async with self._database.transaction() as session:
+                self._head = await self._read_head(session)
+        known = [*(self._head or ()), *self._tail]
+        await _measure(self._run.model, known)
+        kept = truncation.choose(known, room, head=truncation.HEAD if self._most is None else 0)
+        if len(kept) < len(known) or not self._whole:
+            log.info("messages_dropped", kept=len(kept), room=room)
+        return kept
+
+    async def _size(self) -> int:
+        await _measure(self._run.model, self._tail)
+        return sum(unit.size or 0 for unit in self._tail)
+
+    def _next_page(self, room: int) -> int:
+        """About as many messages as are missing, if they are as long as the others."""
+        size = sum(unit.size or 0 for unit in self._tail)
+        average = max(1, size // max(1, len(self._tail)))
+        return min(LARGEST_PAGE, max(SMALLEST_PAGE, (room - size) // average + 1))
+
+    async def _read_older(self, session: Session, limit: int) -> None:
+        items, covered = await self._read(session, "newest", limit)
+        self._tail[:0] = units(items)
+        self._from, self._head = covered, None
+        self._whole = covered == 0
+        if self._most is not None:
+            self._keep_last(self._most)
+
+    async def _read_head(self, session: Session) -> list[Unit]:
+        items, _ = await self._read(session, "oldest", truncation.HEAD)
+        return units(items)
+
+    def _keep_last(self, count: int) -> None:
+        places = [place for place, unit in enumerate(self._tail) if unit.said]
+        if len(places) >= count:
+            del self._tail[: places[-count]]
+            self._whole = True
+
+    async def _read(
+        self, session: Session, end: Literal["newest", "oldest"], limit: int
+    ) -> tuple[list[Said | Called], int]:
+        """The `limit` messages next to one end of what is unread, with the tool calls among them, oldest first.
+
+        Also returns the position to which they reach; 0 and END are the ends of the thread. Both kinds are bounded: if
+        there are more calls than that, the page is the shorter for it.
+        """
+        newest = end == "newest"
+        messages = await self._messages(session, newest, limit)
+        reach = (0 if newest else self._from) if len(messages) < limit else messages[-1].position
+        calls = await self._calls(session, newest, reach)
+        if len(calls) == LARGEST_PAGE:
+            reach = calls[-1].position
+        items: list[Said | Called] = [*messages, *calls]
+        items = [item for item in items if (item.position >= reach if newest else item.position <= reach)]
+        return sorted(items, key=lambda item: item.position), reach
+
+    async def _messages(self, session: Session, newest: bool, limit: int) -> list[Said]:
+        run = self._run
+        # What lies before the run is not its own. Torn messages count nothing.
+        where: list[Json] = [
+            col(Message.thread_id) == run.thread_id,
+            col(Message.position) < self._from,
+            or_(col(Message.run_id).is_(None), col(Message.run_id) != run.id),
+            col(Message.status) != "in_progress",
+            or_(col(Message.incomplete_details).is_(None), col(Message.incomplete_details)["reason"].astext != TORN),
+        ]
+        columns = (col(Message.position), col(Message.run_id), col(Message.role), col(Message.content))
+        place = col(Message.position)
+        query = select(*columns).where(*where).order_by(place.desc() if newest else place).limit(limit)
+        return [Said(*row) for row in await session.execute(query)]
+
+    async def _calls(self, session: Session, newest: bool, reach: int) -> list[Called]:
+        run, place = self._run, col(RunStep.position)
+        where: list[Json] = [
+            col(RunStep.thread_id) == run.thread_id,
+            col(RunStep.type) == "tool_calls",
+            col(RunStep.run_id) != run.id,
+            place < (self._from if newest else reach),
+        ]
+        if newest:
+            where.append(place > reach)
+        columns = (place, col(RunStep.run_id), col(RunStep.step_details))
+        query = select(*columns).where(*where).order_by(place.desc() if newest else place).limit(LARGEST_PAGE)
+        return [Called(*row) for row in await session.execute(query)]
+
+
+async def _measure(model: str, units: list[Unit]) -> None:
+    """Count what has not been counted yet, all at once."""
+    fresh = [unit for unit in units if unit.size is None]
+    sizes = iter(await tokens.measure(model, [message for unit in fresh for message in unit.messages]))
+    for unit in fresh:
+        unit.size = sum(next(sizes) for _ in unit.messages)
