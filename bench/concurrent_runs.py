@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.05, help="seconds before each token")
     options = parser.parse_args()
     allow_many()
-    with tempfile.TemporaryDirectory() as folder, stacks.running(Path(folder)) as stack:
+    with tempfile.TemporaryDirectory() as folder, stacks.running(Path(folder), tapped=False) as stack:
         worker = stack.start_worker(ASSISTANTD_LOG_LEVEL="warning")
         base = stack.start_api(ASSISTANTD_LOG_LEVEL="warning")
         api = stack.processes[-1]

@@ -8,6 +8,8 @@ import pytest_asyncio
 
 from orchestrator.open_files import allow_many
 from tests import stack as stacks
+from tests import wiretap
+from tests.api.checks import check_exchange
 from tests.conformance.plugin import Conformance
 from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, Stack
@@ -17,6 +19,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests hold both ends of many connections; and those named after conformance cases are watched."""
     allow_many()
     config.pluginmanager.register(Conformance(config), "conformance")
+
+
+@pytest.fixture(autouse=True)
+def all_answers_are_checked() -> Iterator[None]:
+    """Whatever any client was answered during a test, or before it for it, is what the official clients' types say."""
+    yield
+    while wiretap.HEARD:
+        exchange = wiretap.HEARD.popleft()
+        try:
+            check_exchange(exchange)
+        except (AssertionError, ValueError, KeyError) as error:
+            pytest.fail(f"{exchange}\nis not what an official client expects: {error}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

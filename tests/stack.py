@@ -18,6 +18,7 @@ from orchestrator.embedded.process import free_port
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.migrate import migrate
 from orchestrator.settings import Settings
+from tests import wiretap
 from tests.fakes.model_control import RemoteModelServer
 
 ROOT = Path(__file__).parents[1]
@@ -32,8 +33,10 @@ class Stack:
     environment: dict[str, str]
     model: RemoteModelServer
     folder: Path
+    ends: ExitStack
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     base_url: str = ""
+    tapped: bool = True
 
     @property
     def settings(self) -> Settings:
@@ -58,7 +61,7 @@ class Stack:
         return process
 
     def start_api(self, **environment: str) -> str:
-        """Start an API process and return its base URL once it is ready."""
+        """Start an API process and return its base URL once it is ready: that of a tap, see wiretap.py."""
         port = free_port()
         process = self.start("api", ASSISTANTD_API_PORT=str(port), **environment)
         address = f"http://127.0.0.1:{port}"
@@ -67,7 +70,7 @@ class Stack:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"The API did not start:\n{self.logs()}")
             time.sleep(0.05)
-        return f"{address}/v1"
+        return self.ends.enter_context(wiretap.on(f"{address}/v1")) if self.tapped else f"{address}/v1"
 
     def start_worker(self, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a worker process; runs wait until it is ready."""
@@ -84,7 +87,7 @@ class Stack:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Stack]:
+def running(folder: Path, *, tapped: bool = True) -> Iterator[Stack]:
     """Database, broker and model server, the schema in place; the caller starts API and workers."""
     with ExitStack() as stack:
         postgres = Postgres(folder / "postgres", durable=False)
@@ -104,7 +107,7 @@ def running(folder: Path) -> Iterator[Stack]:
         }
         urls = {name: environment[name] for name in ("DATABASE_URL", "REDIS_URL")}
         asyncio.run(migrate(Settings.model_validate({**urls, "api_key": API_KEY})))
-        ours = Stack(environment, model, folder)
+        ours = Stack(environment, model, folder, stack, tapped=tapped)
         stack.callback(_kill_all, ours.processes)
         yield ours
 

@@ -1,21 +1,24 @@
-"""What every answer and every event stream must fulfil, whatever a test is about; the clients of tests/api check all.
+"""What every answer and every event stream must fulfil, whatever a test is about and whichever client asked.
 
-Bodies are held against `orchestrator.wire.schemas`, which subclass the official client's own types; errors against the
-envelope; streams against the rules whose violation crashes one of the official clients.
+Bodies are held against the official client's own types (see strictness.py), errors against the envelope, streams
+against the rules whose violation crashes one of the official clients. `check_exchange` is applied to all that goes over
+the wire.
 """
 
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-import httpx2
+from openai.types.beta import AssistantStreamEvent
 from openai.types.beta.threads import MessageDeltaEvent
 from openai.types.beta.threads.runs import RunStepDeltaEvent
 from pydantic import BaseModel
 
 from orchestrator.events.frames import RESTING
 from orchestrator.wire import schemas
+from tests.api.strictness import check_type
+from tests.wiretap import Exchange
 
 Json = Any
 
@@ -32,6 +35,11 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "thread.deleted": schemas.Deleted,
     "thread.message.deleted": schemas.Deleted,
 }
+EVENTS: dict[str, type[BaseModel]] = {
+    get_args(option.model_fields["event"].annotation)[0]: option.model_fields["data"].annotation
+    for option in get_args(get_args(AssistantStreamEvent)[0])
+}
+"""The official client's own list: names of events, and the type of what each carries."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,17 @@ class Event:
 def check_object(body: Json) -> None:
     """Hold a whole object, or a page of them, against its schema."""
     if body["object"] != "list":
-        SCHEMAS[body["object"]].model_validate_json(json.dumps(body), strict=True)
+        check_type(body, SCHEMAS[body["object"]], partial=body["object"].endswith(".delta"))
         return
     for item in body["data"]:
         check_object(item)
     if "has_more" in body:
-        schemas.Page[Any].model_validate(body)
+        assert body.keys() == {"object", "data", "first_id", "last_id", "has_more"}
+        schemas.Page[Any].model_validate(body, strict=True)
         assert body["first_id"] == (body["data"][0]["id"] if body["data"] else None)
         assert body["last_id"] == (body["data"][-1]["id"] if body["data"] else None)
+    else:
+        assert body.keys() == {"object", "data"}
 
 
 def check_error(status: int, body: Json) -> None:
@@ -65,30 +76,38 @@ def check_error(status: int, body: Json) -> None:
     assert isinstance(body["error"]["message"], str)
 
 
-def check_answer(response: httpx2.Response) -> None:
-    """Hold a read answer against what it must be; case 129: with the headers that each one carries."""
+def check_exchange(exchange: Exchange) -> None:
+    """Hold an answer against what it must be; case 129: with the headers that each one carries."""
+    if not exchange.target.startswith("/v1/"):
+        return
     for header in ("x-request-id", "openai-version", "openai-processing-ms"):
-        assert response.headers[header]
-    assert not [name for name in response.headers if name.startswith("x-ratelimit")]
-    if response.status_code == 200:
-        check_object(response.json())
+        assert exchange.headers.get(header), header
+    assert not [name for name in exchange.headers if name.startswith("x-ratelimit")]
+    kind = exchange.headers.get("content-type")
+    if exchange.status != 200:
+        assert kind == "application/json", kind
+        assert exchange.whole
+        check_error(exchange.status, exchange.json())
+    elif kind == "text/event-stream; charset=utf-8":
+        _check_told(exchange)
     else:
-        assert response.headers["content-type"] == "application/json"
-        check_error(response.status_code, response.json())
+        assert kind == "application/json", kind
+        if exchange.whole:
+            check_object(exchange.json())
 
 
-def check_response(response: httpx2.Response) -> None:
-    """A hook for clients; streams are checked when they are over."""
-    if "/v1/" in str(response.url) and "event-stream" not in response.headers.get("content-type", ""):
-        response.read()
-        check_answer(response)
-
-
-async def check_async_response(response: httpx2.Response) -> None:
-    """The same for asynchronous clients."""
-    if "/v1/" in str(response.url) and "event-stream" not in response.headers.get("content-type", ""):
-        await response.aread()
-        check_answer(response)
+def _check_told(exchange: Exchange) -> None:
+    """A stream to its end, or as far as the client has listened."""
+    text = bytes(exchange.body).decode(errors="strict" if exchange.whole else "replace")
+    events = parse(text[: text.rfind("\n\n") + 2])
+    for event in events:
+        check_event(event)
+    if not exchange.whole or "error" in {event.name for event in events}:
+        return
+    if exchange.method == "POST":
+        check_stream(events)
+    else:  # a follower may come in the middle, and hear of several rests
+        assert events[-2].name in RESTING
 
 
 def parse(raw: str) -> list[Event]:
@@ -105,6 +124,23 @@ def parse(raw: str) -> list[Event]:
     return events
 
 
+def check_event(event: Event) -> None:
+    """An event is one of the official client's, with the data that it expects there, in the status that it tells."""
+    if event.name == "done":
+        assert event.data == "[DONE]"
+    elif event.name == "error":
+        assert event.data.keys() == {"error", "message", "type", "param", "code"}
+        assert event.data["error"].items() <= event.data.items()
+    else:
+        kind = event.data["object"]
+        assert issubclass(SCHEMAS[kind], EVENTS[event.name])
+        check_object(event.data)
+        told = event.name.removeprefix(f"{kind}.")
+        if "status" in event.data:
+            begun = "queued" if kind == "thread.run" else "in_progress"
+            assert event.data["status"] == (begun if told == "created" else told)
+
+
 def check_stream(events: list[Event]) -> None:
     """Cases 54 to 58 and 61: what the official clients need in order not to break."""
     assert events[-1].name == "done"
@@ -113,8 +149,8 @@ def check_stream(events: list[Event]) -> None:
     assert not any(event.name in RESTING for event in events[:-2])
     for kind in ("thread.run.step", "thread.message"):
         _check_sequence([event for event in events if event.name.rpartition(".")[0] == kind], kind)
-    for event in events[:-1]:
-        check_object(event.data)
+    for event in events:
+        check_event(event)
     _check_calls(events)
     _check_content(events)
 

@@ -1,4 +1,4 @@
-"""Clients whose every answer is checked (see checks.py), and further API processes of the same installation."""
+"""Clients, and further API processes of the same installation. (../conftest.py checks what they are answered.)"""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -6,7 +6,6 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.api.checks import check_async_response, check_response
 from tests.api.http import PLAIN, Http
 from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, Stack
@@ -38,16 +37,16 @@ def client(working: Stack, model: RemoteModelServer) -> Iterator[openai.OpenAI]:
 
 def make_client(base_url: str) -> openai.OpenAI:
     """An official client of one API process."""
-    checked = openai.DefaultHttpxClient(verify=PLAIN, event_hooks={"response": [check_response]})
-    return openai.OpenAI(base_url=base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked)
+    plain = openai.DefaultHttpxClient(verify=PLAIN)
+    return openai.OpenAI(base_url=base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=plain)
 
 
 @pytest_asyncio.fixture
 async def async_client(working: Stack, model: RemoteModelServer) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official asynchronous client."""
-    checked = openai.DefaultAsyncHttpxClient(verify=PLAIN, event_hooks={"response": [check_async_response]})
+    plain = openai.DefaultAsyncHttpxClient(verify=PLAIN)
     async with openai.AsyncOpenAI(
-        base_url=working.base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=checked
+        base_url=working.base_url, api_key=API_KEY, max_retries=0, timeout=30, http_client=plain
     ) as client:
         yield client
 

@@ -22,9 +22,9 @@ _HEAD = """\
 # Conformance
 
 Written by `./assistantd test`, a full run of which fails when this file is out of date. What must hold comes from a
-list of {total} numbered cases that describe the original's behaviour, most important first. **{passed} of {total} pass**,
-each by a test that is named after its number (`test_case_36_…`) and goes through raw HTTP, and through the official
-clients where the case is about what they make of an answer.
+list of {total} numbered cases that describe the original's behaviour, most important first. **{passed} of {total}
+pass**, each by a test that is named after its number (`test_case_36_…`) and goes through raw HTTP, and through the
+official clients where the case is about what they make of an answer.
 {later}
 """
 _TITLES = {

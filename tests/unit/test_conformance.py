@@ -65,4 +65,4 @@ def test_the_table_says_through_which_doors_a_case_passed_and_never_more() -> No
     assert f"| 5 | It works | passed | HTTP · Python 1.109.1, {OURS.split()[1]} · Node 4.104.0, 7.57.0 |" in lines
     assert "| 6 | No test | **no test** |  |" in lines
     assert "| 7 | Code | later: code interpreter |  |" in lines
-    assert any("**1 of 3 pass**" in line for line in lines)
+    assert "**1 of 3" in "\n".join(lines)
