@@ -7,11 +7,13 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api import errors
+from api.beta import ASSISTANTS_V2
 from api.context import RequestContext
 from api.limits import BodyLimit, JsonBodies
 from api.routers import assistants, health, messages, models, run_steps, runs, threads
 from orchestrator import logs, resources
 from orchestrator.events.follower import Follower
+from orchestrator.events.watcher import Watcher
 from orchestrator.outcomes import outcome_of
 from orchestrator.settings import Settings, get_settings
 
@@ -33,6 +35,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with resources.opened(chosen) as opened:
             app.state.resources = opened
+            app.state.watcher = Watcher(opened.subscriber)
             app.state.follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
             yield
 
@@ -47,11 +50,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     errors.install(app)
     v1 = APIRouter(prefix="/v1")
-    for module in (assistants, runs, threads, messages, run_steps, models):  # /threads/runs goes before /threads/{id}
-        v1.include_router(module.router)
+    for module in (assistants, runs, threads, messages, run_steps):  # /threads/runs goes before /threads/{id}
+        v1.include_router(module.router, dependencies=[ASSISTANTS_V2])
+    v1.include_router(models.router)
     app.include_router(v1)
     app.include_router(health.router)
     app.add_middleware(JsonBodies)
     app.add_middleware(BodyLimit, limit=chosen.body_limit)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, organization=chosen.organization)
     return app

@@ -8,6 +8,7 @@ envelope; had the answer begun, it is raised again, so that the server cuts the 
 import re
 import secrets
 import time
+from typing import Any
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import crashed
 
 ID_HEADER = b"x-request-id"
+PREFIX = "/v1"
 VERSION = (b"openai-version", b"2020-10-01")
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -25,16 +27,18 @@ log = structlog.get_logger(__name__)
 class RequestContext:
     """Wraps the application; add it last, so that it is outermost."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, organization: str = "assistantd") -> None:
         self.app = app
+        self.organization = organization.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and log it when it is over, however it ended."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = _Answer(send, request_id(scope))
-        scope.setdefault("state", {})["request_id"] = answer.request_id.decode()
+        state = scope.setdefault("state", {})
+        answer = _Answer(send, request_id(scope), self.organization, state)
+        state["request_id"] = answer.request_id.decode()
         with structlog.contextvars.bound_contextvars(request_id=answer.request_id.decode()):
             try:
                 await self._served(scope, receive, answer)
@@ -42,7 +46,7 @@ class RequestContext:
                 log.info(
                     "request_finished",
                     method=scope["method"],
-                    route=getattr(scope.get("route"), "path", "unknown"),
+                    route=route(scope),
                     status=answer.status,
                     duration_ms=answer.elapsed_ms(),
                 )
@@ -65,13 +69,26 @@ def request_id(scope: Scope) -> bytes:
     return given if SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}".encode()
 
 
-class _Answer:
-    """The way back to the client: adds the headers and remembers the status (None until it began)."""
+def route(scope: Scope) -> str:
+    """The template of the route that was found; a route of an included router knows only its own part of it."""
+    path: str | None = getattr(scope.get("route"), "path", None)
+    if path is None:
+        return "unknown"
+    return f"{PREFIX}{path}" if scope["path"].startswith(f"{PREFIX}/") and not path.startswith(PREFIX) else path
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
+
+class _Answer:
+    """The way back to the client: adds the headers and remembers the status (None until it began).
+
+    `state` is the request's: whoever finds out whose key it carries leaves the `project_id` there.
+    """
+
+    def __init__(self, send: Send, request_id: bytes, organization: bytes, state: dict[str, Any]) -> None:
         self.request_id = request_id
         self.status: int | None = None
         self._send = send
+        self._organization = organization
+        self._state = state
         self._began = time.monotonic()
 
     def elapsed_ms(self) -> int:
@@ -81,6 +98,13 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             spent = str(self.elapsed_ms()).encode()
-            extra = [(ID_HEADER, self.request_id), VERSION, (b"openai-processing-ms", spent)]
+            extra = [
+                (ID_HEADER, self.request_id),
+                VERSION,
+                (b"openai-processing-ms", spent),
+                (b"openai-organization", self._organization),
+            ]
+            if project_id := self._state.get("project_id"):
+                extra.append((b"openai-project", project_id.encode()))
             message = {**message, "headers": [*message.get("headers", []), *extra]}
         await self._send(message)

@@ -14,6 +14,7 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from orchestrator import projects
 from orchestrator.db import Session
 from orchestrator.events.follower import Follower
+from orchestrator.events.watcher import Watcher
 from orchestrator.resources import Resources
 
 bearer = HTTPBearer(auto_error=False, description="A key of one of this server's projects.")
@@ -29,6 +30,11 @@ async def _follower(request: Request) -> Follower:
     return found
 
 
+async def _watcher(request: Request) -> Watcher:
+    found: Watcher = request.app.state.watcher
+    return found
+
+
 async def _session(resources: Annotated[Resources, Depends(_resources)]) -> AsyncIterator[Session]:
     async with resources.database.transaction() as session:
         yield session
@@ -36,6 +42,7 @@ async def _session(resources: Annotated[Resources, Depends(_resources)]) -> Asyn
 
 OpenResources = Annotated[Resources, Depends(_resources)]
 Events = Annotated[Follower, Depends(_follower)]
+Rests = Annotated[Watcher, Depends(_watcher)]
 Transaction = Annotated[Session, Depends(_session, scope="function")]
 
 
@@ -44,7 +51,8 @@ async def _project(
     session: Transaction,
     _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
 ) -> str:
-    return await projects.authenticate(session, request.headers.get("authorization"))
+    request.state.project_id = await projects.authenticate(session, request.headers.get("authorization"))
+    return str(request.state.project_id)
 
 
 async def _authenticated(
@@ -53,7 +61,7 @@ async def _authenticated(
     _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
 ) -> None:
     async with resources.database.transaction() as session:
-        await projects.authenticate(session, request.headers.get("authorization"))
+        request.state.project_id = await projects.authenticate(session, request.headers.get("authorization"))
 
 
 ProjectId = Annotated[str, Depends(_project, scope="function")]

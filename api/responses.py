@@ -1,6 +1,6 @@
 """Wire objects as responses: bytes from one serialiser, whole objects with their nulls."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fastapi import Response
 
@@ -14,9 +14,9 @@ class WireResponse(Response):
     media_type = "application/json"
 
 
-def reply(value: Json) -> WireResponse:
+def reply(value: Json, headers: Mapping[str, str] | None = None) -> WireResponse:
     """A wire object as a 200."""
-    return WireResponse(objects.dump(value))
+    return WireResponse(objects.dump(value), headers=headers)
 
 
 def page(items: Iterable[Json], *, has_more: bool) -> WireResponse:

@@ -23,6 +23,7 @@ from sqlmodel import col
 
 from orchestrator.db import Session
 from orchestrator.errors import LeaseLost, RunCancelled
+from orchestrator.events.frames import RESTING
 from orchestrator.foreign import Json
 from orchestrator.tables import ACTIVE, IS_ACTIVE, Run, Thread, now
 from orchestrator.wire import objects
@@ -70,6 +71,11 @@ def wake(session: Session, run: Run) -> None:
     run claimed ahead of the events of whoever has just moved it, and those would come too late to be told.
     """
     session.enqueue(EXECUTE, run.id, run.attempt)
+
+
+def at_rest(run: Run) -> bool:
+    """Whether the run does not move by itself: it is over, or waits for outputs."""
+    return f"thread.run.{run.status}" in RESTING
 
 
 def told(session: Session, run: Run) -> None:

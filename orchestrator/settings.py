@@ -29,6 +29,15 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8300, ge=1, le=65535)
     body_limit: int = Field(default=16 * 1024 * 1024, ge=1024, description="Largest request body in bytes.")
 
+    organization: str = Field(
+        default="assistantd", pattern=r"^[\x21-\x7e]{1,64}$", description="What answers say in `openai-organization`."
+    )
+    strict_beta_header: bool = Field(
+        default=False, description="Refuse requests without `OpenAI-Beta: assistants=v2`, as the original did."
+    )
+    poll_shortest: float = Field(default=0.2, gt=0, description="Soonest that a polling client is told to ask again.")
+    poll_longest: float = Field(default=1.0, gt=0, description="The same, of a run that takes long.")
+
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -40,7 +49,6 @@ class Settings(BaseSettings):
     redis_timeout: float = Field(default=5.0, gt=0, description="Longest wait for a Redis reply.")
 
     run_lifetime: int = Field(default=600, ge=1, description="A run expires this long after its creation.")
-    waiting_runs: int = Field(default=32, ge=0, description="Runs that may wait for their turn on one thread.")
     waiting_runs: int = Field(default=32, ge=0, description="Runs that may wait for their turn on one thread.")
     run_concurrency: int = Field(default=1000, ge=1, description="Runs that one worker process carries at once.")
     run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")

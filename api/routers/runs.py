@@ -2,15 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api import sse
-from api.dependencies import Events, OpenResources, ProjectId, Transaction
+from api.dependencies import Events, OpenResources, ProjectId, Rests, Transaction
 from api.errors import RESPONSES
+from api.polling import poll_after
 from api.responses import page, reply
-from orchestrator import runs
+from api.waiting import while_connected
+from orchestrator import lifecycle, runs
 from orchestrator.events.frames import START
+from orchestrator.foreign import Json
+from orchestrator.settings import Settings
 from orchestrator.wire import objects, schemas
 from orchestrator.wire.requests import (
     CreateRun,
@@ -19,6 +23,7 @@ from orchestrator.wire.requests import (
     ListQuery,
     ModifyRun,
     SubmitToolOutputs,
+    WaitQuery,
 )
 
 router = APIRouter(prefix="/threads", tags=["Runs"], responses=RESPONSES)
@@ -31,9 +36,9 @@ async def create_with_thread(
     body: CreateThreadAndRun, session: Transaction, project_id: ProjectId, resources: OpenResources, events: Events
 ) -> Response:
     """Create a thread and run it; with `stream`, answer with the run's events."""
-    lifetime = resources.settings.run_lifetime
-    run = await runs.create_with_thread(session, project_id, body, lifetime=lifetime)
-    return sse.stream(events, run.id, START) if body.stream else reply(objects.run(run))
+    settings = resources.settings
+    run = await runs.create_with_thread(session, project_id, body, lifetime=settings.run_lifetime)
+    return sse.stream(events, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
 
 @router.post("/{thread_id}/runs", operation_id="createRun", responses=schemas.ok(schemas.Run, streams=True))
@@ -50,7 +55,7 @@ async def create(
     settings = resources.settings
     lifetime, room = settings.run_lifetime, settings.waiting_runs
     run = await runs.create(session, project_id, thread_id, body, lifetime=lifetime, room=room)
-    return sse.stream(events, run.id, START) if body.stream else reply(objects.run(run))
+    return sse.stream(events, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
 
 @router.get("/{thread_id}/runs", operation_id="listRuns", responses=schemas.ok(schemas.Page[schemas.Run]))
@@ -63,21 +68,51 @@ async def list_(
 
 
 @router.get("/{thread_id}/runs/{run_id}", operation_id="getRun", responses=schemas.ok(schemas.Run))
-async def retrieve(thread_id: str, run_id: str, session: Transaction, project_id: ProjectId) -> Response:
-    """Retrieve a run."""
-    return reply(objects.run(await runs.retrieve(session, project_id, thread_id, run_id)))
+async def retrieve(
+    thread_id: str,
+    run_id: str,
+    query: Annotated[WaitQuery, Query()],
+    request: Request,
+    session: Transaction,
+    project_id: ProjectId,
+    resources: OpenResources,
+    rests: Rests,
+) -> Response:
+    """Retrieve a run; with `wait` (an extension), once it is over or waits for outputs, or after so many seconds."""
+    run = await runs.retrieve(session, project_id, thread_id, run_id)
+
+    async def look() -> bool:
+        nonlocal run
+        async with resources.database.transaction() as fresh:
+            run = await runs.retrieve(fresh, project_id, thread_id, run_id)
+        return lifecycle.at_rest(run)
+
+    if query.wait and not lifecycle.at_rest(run):
+        await session.commit()  # whoever waits holds no connection
+        await while_connected(request, rests.watch(run_id, query.wait, look))
+    return _reply(objects.run(run), resources.settings)
 
 
 @router.post("/{thread_id}/runs/{run_id}", operation_id="modifyRun", responses=schemas.ok(schemas.Run))
-async def modify(thread_id: str, run_id: str, body: ModifyRun, session: Transaction, project_id: ProjectId) -> Response:
+async def modify(
+    thread_id: str,
+    run_id: str,
+    body: ModifyRun,
+    session: Transaction,
+    project_id: ProjectId,
+    resources: OpenResources,
+) -> Response:
     """Modify a run's metadata."""
-    return reply(objects.run(await runs.modify(session, project_id, thread_id, run_id, body)))
+    run = await runs.modify(session, project_id, thread_id, run_id, body)
+    return _reply(objects.run(run), resources.settings)
 
 
 @router.post("/{thread_id}/runs/{run_id}/cancel", operation_id="cancelRun", responses=schemas.ok(schemas.Run))
-async def cancel(thread_id: str, run_id: str, session: Transaction, project_id: ProjectId) -> Response:
+async def cancel(
+    thread_id: str, run_id: str, session: Transaction, project_id: ProjectId, resources: OpenResources
+) -> Response:
     """Cancel a run that is not over."""
-    return reply(await runs.cancel(session, project_id, thread_id, run_id))
+    return _reply(await runs.cancel(session, project_id, thread_id, run_id), resources.settings)
 
 
 @router.post(
@@ -91,11 +126,12 @@ async def submit_tool_outputs(
     body: SubmitToolOutputs,
     session: Transaction,
     project_id: ProjectId,
+    resources: OpenResources,
     events: Events,
 ) -> Response:
     """Answer the tool calls that a run waits for; with `stream`, answer with the events that follow."""
     run, cursor = await runs.submit_tool_outputs(session, project_id, thread_id, run_id, body)
-    return sse.stream(events, run.id, cursor) if body.stream else reply(objects.run(run))
+    return sse.stream(events, run.id, cursor) if body.stream else _reply(objects.run(run), resources.settings)
 
 
 @router.get(
@@ -119,3 +155,10 @@ async def follow(
     after = sse.cursor(last_event_id, START)
     run = await runs.retrieve(session, project_id, thread_id, run_id)
     return sse.stream(events, run.id, after)
+
+
+def _reply(run: Json, settings: Settings) -> Response:
+    """A run; while it moves, with how long to wait before asking for it again."""
+    moving = run["status"] in ("queued", "in_progress", "cancelling")
+    since = max(run["created_at"], run["started_at"] or 0)
+    return reply(run, poll_after(since, settings) if moving else None)

@@ -20,6 +20,7 @@ from orchestrator.wire.requests.lists import (
     ListQuery,
     ListRunStepsQuery,
     ListThreadsQuery,
+    WaitQuery,
 )
 from orchestrator.wire.requests.messages import (
     Attachment,
@@ -96,4 +97,5 @@ __all__ = [
     "ToolResources",
     "ToolResourcesOverride",
     "TruncationStrategy",
+    "WaitQuery",
 ]

@@ -10,6 +10,7 @@ from orchestrator.wire.requests.fields import Metadata, Text
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 20
+MAX_WAIT = 60
 
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 _PAIR = re.compile(r"metadata\[(.*)\]", re.DOTALL)
@@ -32,6 +33,14 @@ class ListQuery(BaseModel):
     order: Literal["asc", "desc"] = "desc"
     after: Text | None = None
     before: Text | None = None
+
+
+class WaitQuery(BaseModel):
+    """An extension of the original: how many seconds an answer may wait until the run is at rest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: Annotated[int, Field(ge=0, le=MAX_WAIT, strict=True), BeforeValidator(_number)] = 0
 
 
 class ListThreadsQuery(ListQuery):
