@@ -10,10 +10,11 @@ from api import errors
 from api.beta import ASSISTANTS_V2
 from api.context import RequestContext
 from api.limits import BodyLimit, JsonBodies
-from api.routers import assistants, health, messages, models, run_steps, runs, threads
+from api.routers import assistants, gateway, health, messages, models, run_steps, runs, threads
 from orchestrator import logs, resources
 from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
+from orchestrator.openai_gateway import Gateway
 from orchestrator.outcomes import outcome_of
 from orchestrator.settings import Settings, get_settings
 
@@ -33,10 +34,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with resources.opened(chosen) as opened:
+        async with resources.opened(chosen) as opened, Gateway(chosen) as passing_on:
             app.state.resources = opened
             app.state.watcher = Watcher(opened.subscriber)
             app.state.follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
+            app.state.gateway = passing_on
             yield
 
     app = FastAPIOffline(  # its documentation page needs no other host
@@ -53,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (assistants, runs, threads, messages, run_steps):  # /threads/runs goes before /threads/{id}
         v1.include_router(module.router, dependencies=[ASSISTANTS_V2])
     v1.include_router(models.router)
+    v1.include_router(gateway.router)
     app.include_router(v1)
     app.include_router(health.router)
     app.add_middleware(JsonBodies)

@@ -15,6 +15,7 @@ from orchestrator import projects
 from orchestrator.db import Session
 from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
+from orchestrator.openai_gateway import Gateway
 from orchestrator.resources import Resources
 
 bearer = HTTPBearer(auto_error=False, description="A key of one of this server's projects.")
@@ -35,12 +36,18 @@ async def _watcher(request: Request) -> Watcher:
     return found
 
 
+async def _gateway(request: Request) -> Gateway:
+    found: Gateway = request.app.state.gateway
+    return found
+
+
 async def _session(resources: Annotated[Resources, Depends(_resources)]) -> AsyncIterator[Session]:
     async with resources.database.transaction() as session:
         yield session
 
 
 OpenResources = Annotated[Resources, Depends(_resources)]
+ModelGateway = Annotated[Gateway, Depends(_gateway)]
 Events = Annotated[Follower, Depends(_follower)]
 Rests = Annotated[Watcher, Depends(_watcher)]
 Transaction = Annotated[Session, Depends(_session, scope="function")]

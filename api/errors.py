@@ -22,7 +22,7 @@ from starlette.routing import Match
 
 from api.error_texts import NOT_JSON, invalid_request
 from orchestrator.echo import echo
-from orchestrator.errors import ClientError, InvalidRequest, NotFound, TooLarge, Unauthenticated, Unavailable
+from orchestrator.errors import ClientError, InvalidRequest, NotFound, Relayed, TooLarge, Unauthenticated, Unavailable
 from orchestrator.wire import schemas
 
 SERVER_ERROR = (
@@ -115,8 +115,11 @@ def envelope(
 
 def client_error(error: ClientError) -> Response:
     """An error of our tree as a response, for those that answer outside the routes, such as middleware."""
-    status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-    headers = RETRY_AFTER if isinstance(error, Unavailable) else None
+    if isinstance(error, Relayed):
+        status, headers = error.status, error.headers
+    else:
+        status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+        headers = RETRY_AFTER if isinstance(error, Unavailable) else {}
     return envelope(status, error.message, type_=error.type, param=error.param, code=error.code, headers=headers)
 
 

@@ -6,7 +6,8 @@
     │   ├── Unauthenticated    401
     │   ├── NotFound           404
     │   ├── TooLarge           413
-    │   └── Unavailable        503, may be tried again
+    │   ├── Unavailable        503, may be tried again
+    │   └── Relayed            the model server's refusal of a request that was passed on to it, with its status
     ├── RunFailure             ends the run as `failed`; `code` and `message` become its `last_error`
     └── RunStopped             the run stops for a reason that lies outside it
         ├── RunCancelled
@@ -19,6 +20,7 @@ Texts and codes are those that clients of the original match (they parse some of
 
 from typing import Literal
 
+from collections.abc import Mapping
 RunErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt", "invalid_image_url"]
 """The last was never in the specification, but clients have seen it."""
 
@@ -77,6 +79,25 @@ class RunFailure(AssistantdError):
 
 class RunStopped(AssistantdError):
     """A run must stop now, for a reason that is not its own failure."""
+
+
+class Relayed(ClientError):
+    """The model server refused what was passed on to it. `headers` are its advice about trying again."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        type_: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+        self.type = type_
+        self.headers = headers or {}
 
 
 class RunCancelled(RunStopped):

@@ -38,6 +38,7 @@ _HINTS = {
     404: "The upstream does not know this path: check UPSTREAM_BASE_URL, which usually ends in /v1.",
 }
 _WEB_PAGE = "A web page answers in place of the upstream: check UPSTREAM_BASE_URL, and what stands before it."
+_ADVICE = ("retry-after", "retry-after-ms", "x-should-retry")
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "cf-ray")
 _URL = re.compile(r"https?://(?!(?:platform|help)\.openai\.com\b)\S+", re.IGNORECASE)
 _KEY = re.compile(r"\b(?:sk|pk|rk)-[\w*.\-]{8,}|\b[Bb]earer\s+\S+")
@@ -65,6 +66,7 @@ class UpstreamTrouble(AssistantdError):
         self.param = _text(fields.get("param")) or None
         self.request_id = request_id(headers)
         self.asked_wait = _asked_wait(headers)
+        self.advice = {name: headers[name] for name in _ADVICE if headers.get(name)}
         self._should_retry = headers.get("x-should-retry")
 
     @classmethod

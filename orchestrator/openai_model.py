@@ -156,14 +156,14 @@ def _cards(body: bytes) -> list[Json]:
 
 
 def _card(model: Json) -> Json:
-    created, owner = model.get("created"), model.get("owned_by")
+    created, owner, end = model.get("created"), model.get("owned_by"), model.get("shutdown_date")
     return {
-        "shutdown_date": None,
         **model,
         "id": str(model["id"]),
         "object": "model",
         "created": int(created) if isinstance(created, int | float) else 0,
         "owned_by": owner if isinstance(owner, str) else "unknown",
+        "shutdown_date": end if isinstance(end, str) else None,
     }
 
 

@@ -7,6 +7,14 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+UNUSABLE_MODELS = (
+    *("text-embedding-*", "text-similarity-*", "text-search-*", "code-search-*", "*-moderation-*"),
+    *("whisper-*", "tts-*", "*-tts", "*-transcribe", "*-realtime-*", "dall-e-*", "gpt-image-*", "sora-*"),
+    *("babbage-002", "davinci-002", "gpt-3.5-turbo-instruct*"),
+)
+"""Names under which the original had models that do not converse."""
+
+
 class Settings(BaseSettings):
     """Settings of all processes.
 
@@ -78,6 +86,21 @@ class Settings(BaseSettings):
     )
     upstream_retries: int = Field(
         default=3, ge=0, description="Further attempts after 429, 5xx and failed connections."
+    )
+
+    unusable_models: tuple[str, ...] = Field(
+        default=UNUSABLE_MODELS, description="Patterns in JSON: assistants and runs cannot have these models."
+    )
+    usable_models: tuple[str, ...] = Field(
+        default=(),
+        description="Patterns in JSON: the only models that assistants and runs can have; any if there is none.",
+    )
+
+    gateway_concurrency: int = Field(
+        default=500, ge=1, description="Chat completions and embeddings that one API process passes on at once."
+    )
+    gateway_timeout: float = Field(
+        default=1800.0, gt=0, description="Longest time for one of them; a silent stream ends sooner, see above."
     )
 
 

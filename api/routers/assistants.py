@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.dependencies import ProjectId, Transaction
+from api.dependencies import OpenResources, ProjectId, Transaction
 from api.errors import RESPONSES
 from api.responses import page, reply
-from orchestrator import assistants
+from orchestrator import assistants, model_names
 from orchestrator.wire import objects, schemas
 from orchestrator.wire.requests import CreateAssistant, ListQuery, ModifyAssistant
 
@@ -15,8 +15,11 @@ router = APIRouter(prefix="/assistants", tags=["Assistants"], responses=RESPONSE
 
 
 @router.post("", operation_id="createAssistant", responses=schemas.ok(schemas.Assistant))
-async def create(body: CreateAssistant, session: Transaction, project_id: ProjectId) -> Response:
+async def create(
+    body: CreateAssistant, session: Transaction, project_id: ProjectId, resources: OpenResources
+) -> Response:
     """Create an assistant with a model and instructions."""
+    model_names.check(resources.settings, body.model)
     return reply(objects.assistant(await assistants.create(session, project_id, body)))
 
 
@@ -34,8 +37,11 @@ async def retrieve(assistant_id: str, session: Transaction, project_id: ProjectI
 
 
 @router.post("/{assistant_id}", operation_id="modifyAssistant", responses=schemas.ok(schemas.Assistant))
-async def modify(assistant_id: str, body: ModifyAssistant, session: Transaction, project_id: ProjectId) -> Response:
+async def modify(
+    assistant_id: str, body: ModifyAssistant, session: Transaction, project_id: ProjectId, resources: OpenResources
+) -> Response:
     """Modify an assistant: what the body does not name stays as it is."""
+    model_names.check(resources.settings, body.model)
     return reply(objects.assistant(await assistants.modify(session, project_id, assistant_id, body)))
 
 

@@ -11,7 +11,7 @@ from api.errors import RESPONSES
 from api.polling import poll_after
 from api.responses import page, reply
 from api.waiting import while_connected
-from orchestrator import lifecycle, runs
+from orchestrator import lifecycle, model_names, runs
 from orchestrator.events.frames import START
 from orchestrator.foreign import Json
 from orchestrator.settings import Settings
@@ -37,6 +37,7 @@ async def create_with_thread(
 ) -> Response:
     """Create a thread and run it; with `stream`, answer with the run's events."""
     settings = resources.settings
+    model_names.check(settings, body.model)
     run = await runs.create_with_thread(session, project_id, body, lifetime=settings.run_lifetime)
     return sse.stream(events, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
@@ -53,6 +54,7 @@ async def create(
 ) -> Response:
     """Run a thread; with `stream`, answer with the run's events."""
     settings = resources.settings
+    model_names.check(settings, body.model)
     lifetime, room = settings.run_lifetime, settings.waiting_runs
     run = await runs.create(session, project_id, thread_id, body, lifetime=lifetime, room=room)
     return sse.stream(events, run.id, START) if body.stream else _reply(objects.run(run), settings)

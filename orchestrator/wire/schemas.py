@@ -11,6 +11,8 @@ from openai.types.beta import threads
 from openai.types.beta.threads import runs
 from pydantic import BaseModel, Field
 
+from orchestrator.errors import RunErrorCode
+
 Item = TypeVar("Item")
 
 
@@ -54,9 +56,17 @@ class Message(threads.Message):
     """What a user or an assistant said."""
 
 
+class LastError(BaseModel):
+    """Why a run failed."""
+
+    code: RunErrorCode
+    message: str
+
+
 class Run(threads.Run):
     """One execution of an assistant on a thread."""
 
+    last_error: LastError | None = None  # type: ignore[assignment]  # with a code that the specification lacks
     instructions: str | None = None  # type: ignore[assignment]  # the wire had null where the specification has text
     usage: Usage | None = None  # type: ignore[assignment]
     tool_resources: dict[str, Any] | None = None
@@ -71,7 +81,7 @@ class RunStep(runs.RunStep):
 
 
 class Model(openai_model.Model):
-    """A model that assistants can use."""
+    """A model that assistants can use. The model server may say more of it."""
 
 
 class Models(BaseModel):
