@@ -5,6 +5,8 @@
     │   ├── InvalidRequest     400
     │   ├── Unauthenticated    401
     │   ├── NotFound           404
+    │   │   └── NoSuchFile         in the words that files have of their own
+    │   ├── TooSlow            408
     │   ├── TooLarge           413
     │   ├── Unavailable        503, may be tried again
     │   └── Relayed            the model server's refusal of a request that was passed on to it, with its status
@@ -18,9 +20,9 @@
 Texts and codes are those that clients of the original match (they parse some of them with regular expressions).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
-from collections.abc import Mapping
 RunErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt", "invalid_image_url"]
 """The last was never in the specification, but clients have seen it."""
 
@@ -58,6 +60,17 @@ class NotFound(ClientError):
         super().__init__(f"No {noun} found with id '{id_}'.")
 
 
+class NoSuchFile(NotFound):
+    """There is no such file, or it has expired."""
+
+    def __init__(self, file_id: str) -> None:
+        ClientError.__init__(self, f"No such File object: {file_id}", param="id")
+
+
+class TooSlow(ClientError):
+    """The client stopped sending in the middle of its request."""
+
+
 class TooLarge(ClientError):
     """The request's body is larger than this server takes."""
 
@@ -66,19 +79,6 @@ class Unavailable(ClientError):
     """A part that the request needs is away; trying again later may help."""
 
     type = "server_error"
-
-
-class RunFailure(AssistantdError):
-    """Ends a run as `failed`. `message` is shown to the client: no secrets, no internals."""
-
-    def __init__(self, code: RunErrorCode, message: str = SORRY) -> None:
-        super().__init__(message)
-        self.code: RunErrorCode = code
-        self.message = message
-
-
-class RunStopped(AssistantdError):
-    """A run must stop now, for a reason that is not its own failure."""
 
 
 class Relayed(ClientError):
@@ -98,6 +98,19 @@ class Relayed(ClientError):
         self.status = status
         self.type = type_
         self.headers = headers or {}
+
+
+class RunFailure(AssistantdError):
+    """Ends a run as `failed`. `message` is shown to the client: no secrets, no internals."""
+
+    def __init__(self, code: RunErrorCode, message: str = SORRY) -> None:
+        super().__init__(message)
+        self.code: RunErrorCode = code
+        self.message = message
+
+
+class RunStopped(AssistantdError):
+    """A run must stop now, for a reason that is not its own failure."""
 
 
 class RunCancelled(RunStopped):

@@ -1,4 +1,4 @@
-"""Identifiers in the original's form: a prefix that says what it names, then 24 random letters and digits.
+"""Identifiers in the original's form: a prefix that says what it names, then random characters of that kind's alphabet.
 
 They are names, not an order: two objects of one second must be ordered by something else. Not secrets either: a key of
 the project is what gives access.
@@ -11,20 +11,25 @@ from typing import Literal
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
 
-Prefix = Literal["asst_", "thread_", "msg_", "run_", "step_", "call_", "proj_", "key_"]
+Prefix = Literal[
+    "asst_", "thread_", "msg_", "run_", "step_", "call_", "proj_", "key_", "file-", "upload_", "part_", "blob_"
+]
 
-ALPHABET = string.ascii_letters + string.digits
-LENGTH = 24
+ALPHANUMERIC = string.ascii_letters + string.digits, 24
+BASE58 = "".join(char for char in string.digits + string.ascii_letters if char not in "0OIl"), 22
+HEX = "0123456789abcdef", 32
+FORMS: dict[Prefix, tuple[str, int]] = {"file-": BASE58, "upload_": HEX, "part_": HEX, "blob_": HEX}
 
 
 def new(prefix: Prefix) -> str:
     """A fresh id: `new("asst_")` gives `asst_` and 24 characters (143 bits of chance, so nobody checks for a twin)."""
-    return f"{prefix}{''.join(secrets.choice(ALPHABET) for _ in range(LENGTH))}"
+    alphabet, length = FORMS.get(prefix, ALPHANUMERIC)
+    return f"{prefix}{''.join(secrets.choice(alphabet) for _ in range(length))}"
 
 
 def complaint(param: str, prefix: Prefix, value: str) -> str | None:
     """Why `value` cannot be an id of this kind, in the original's words, or None when it may be one."""
-    kind = prefix.removesuffix("_")
+    kind = prefix.rstrip("_-")
     if value.startswith(kind) and value.isprintable():
         return None
     return f"Invalid '{param}': '{echo(value, 64)}'. Expected an ID that begins with '{kind}'."

@@ -8,15 +8,17 @@ from sqlmodel import SQLModel, col
 from orchestrator.db import Session
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
-from orchestrator.tables import Assistant, Message, Run, RunStep, Thread
-from orchestrator.wire.requests import ListQuery
+from orchestrator.tables import Assistant, File, Message, Run, RunStep, Thread
+from orchestrator.wire.requests import ListFilesQuery, ListQuery
 
-Row = TypeVar("Row", Assistant, Message, Run, RunStep, Thread)
+Row = TypeVar("Row", Assistant, File, Message, Run, RunStep, Thread)
 
 Condition = ColumnElement[bool]
 
 
-async def page(session: Session, table: type[Row], query: ListQuery, *scope: Condition) -> tuple[list[Row], bool]:
+async def page(
+    session: Session, table: type[Row], query: ListQuery | ListFilesQuery, *scope: Condition
+) -> tuple[list[Row], bool]:
     """At most `query.limit` rows of `scope` between the exclusive cursors, and whether there are more beyond them.
 
     `after` walks on, `before` walks back: the rows nearest to the cursor, still in the requested order. Raises

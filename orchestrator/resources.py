@@ -13,6 +13,8 @@ from orchestrator.events.subscriber import Subscriber
 from orchestrator.model import Model
 from orchestrator.openai_model import OpenAIModel
 from orchestrator.settings import Settings
+from orchestrator.storage import Storage
+from orchestrator.storage import opening as storages
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Resources:
     redis: Redis
     subscriber: Subscriber
     model: Model
+    storage: Storage
 
 
 @asynccontextmanager
@@ -37,4 +40,5 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         publisher = await stack.enter_async_context(Publisher(redis, settings).running())
         subscriber = await stack.enter_async_context(Subscriber(redis, settings).running())
         model = await stack.enter_async_context(OpenAIModel(settings))
-        yield Resources(settings, Database(engine, publisher), redis, subscriber, model)
+        storage = stack.enter_context(storages.opened(settings))
+        yield Resources(settings, Database(engine, publisher), redis, subscriber, model, storage)

@@ -1,11 +1,12 @@
 """What can be set from outside, read once from the environment; every process reads the same names."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
 
 UNUSABLE_MODELS = (
     *("text-embedding-*", "text-similarity-*", "text-search-*", "code-search-*", "*-moderation-*"),
@@ -80,6 +81,32 @@ class Settings(BaseSettings):
         default_factory=dict, description='By name or prefix, in JSON: {"my-model": 32768}. Overrules what is known.'
     )
 
+    storage_url: str = Field(
+        default_factory=lambda: Path("~/.assistantd/files").expanduser().as_uri(),
+        description="Where the bytes of files are: file:///folder or s3://bucket/prefix, the same for API and workers.",
+    )
+    storage_endpoint: str | None = Field(default=None, description="Of an S3-compatible store that is not AWS.")
+    storage_region: str | None = None
+    storage_access_key_id: SecretStr | None = Field(
+        default=None, description="With the secret below; without them the standard AWS environment is asked."
+    )
+    storage_secret_access_key: SecretStr | None = None
+    storage_timeout: float = Field(default=60.0, gt=0, description="Longest wait for one call of the storage.")
+    storage_lease: float = Field(
+        default=600.0, gt=0, description="Bytes whose writer is silent for this long are removed."
+    )
+    storage_sweep_interval: float = Field(default=5.0, gt=0)
+    file_limit: int = Field(default=512 * 1024 * 1024, ge=1, description="Largest file that comes in one request.")
+    part_limit: int = Field(default=64 * 1024 * 1024, ge=1, description="Largest part of an upload.")
+    upload_limit: int = Field(default=8 * 1024 * 1024 * 1024, ge=1, description="Largest file that comes in parts.")
+    upload_lifetime: int = Field(default=3600, ge=1, description="An upload expires this long after its creation.")
+    upload_silence: float = Field(
+        default=60.0, gt=0, description="Longest silence of a client that sends a file or reads one."
+    )
+    download_any_purpose: bool = Field(
+        default=False, description="The original refused to give back files of purpose assistants and user_data."
+    )
+
     upstream_connect_timeout: float = Field(default=10.0, gt=0)
     upstream_read_timeout: float = Field(
         default=120.0, gt=0, description="Longest silence of the model while it answers."
@@ -102,6 +129,16 @@ class Settings(BaseSettings):
     gateway_timeout: float = Field(
         default=1800.0, gt=0, description="Longest time for one of them; a silent stream ends sooner, see above."
     )
+
+    @field_validator("storage_url")
+    @classmethod
+    def _leads_somewhere(cls, value: str) -> str:
+        address = urlsplit(value)
+        if address.scheme == "s3" and address.netloc:
+            return value
+        if address.scheme == "file" and not address.netloc and address.path.strip("/"):
+            return value
+        raise ValueError("expected file:///folder or s3://bucket/prefix")
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ strategies) in the form in which they are stored, defaults that the original sho
 
 from orchestrator.wire.requests.assistants import CreateAssistant, ModifyAssistant
 from orchestrator.wire.requests.fields import Body, JsonObject, Metadata, Part, Text
+from orchestrator.wire.requests.files import CompleteUpload, CreateFile, CreateUpload, ExpiresAfter
 from orchestrator.wire.requests.formats import (
     JsonObjectFormat,
     JsonSchemaFormat,
@@ -16,6 +17,7 @@ from orchestrator.wire.requests.formats import (
 )
 from orchestrator.wire.requests.lists import (
     IncludeQuery,
+    ListFilesQuery,
     ListMessagesQuery,
     ListQuery,
     ListRunStepsQuery,
@@ -58,12 +60,16 @@ __all__ = [
     "Attachment",
     "Body",
     "CodeInterpreterTool",
+    "CompleteUpload",
     "ContentPart",
     "CreateAssistant",
+    "CreateFile",
     "CreateMessage",
     "CreateRun",
     "CreateThread",
     "CreateThreadAndRun",
+    "CreateUpload",
+    "ExpiresAfter",
     "FileSearchTool",
     "FunctionChoice",
     "FunctionDefinition",
@@ -75,6 +81,7 @@ __all__ = [
     "JsonObject",
     "JsonObjectFormat",
     "JsonSchemaFormat",
+    "ListFilesQuery",
     "ListMessagesQuery",
     "ListQuery",
     "ListRunStepsQuery",

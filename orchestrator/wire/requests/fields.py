@@ -67,7 +67,7 @@ class Body(Strict):
         return self
 
 
-def refusal(message: str, *, code: str = "invalid_value", at: tuple[str | int, ...] = ()) -> PydanticCustomError:
+def refusal(message: str, *, code: str | None = "invalid_value", at: tuple[str | int, ...] = ()) -> PydanticCustomError:
     """An error for a validator to raise. `{param}` in the text becomes the full path; `at` is added to the path."""
     return PydanticCustomError("refused", "{message}", {"message": message, "code": code, "at": at})
 

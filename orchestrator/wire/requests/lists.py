@@ -1,7 +1,7 @@
 """Queries: `Annotated[ListQuery, Query()]` in a router. Query values are texts, so numbers are read from texts here."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -10,18 +10,19 @@ from orchestrator.wire.requests.fields import Metadata, Text
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 20
+MAX_FILES = 10_000
 MAX_WAIT = 60
 
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 _PAIR = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
-def _number(value: Json) -> Json:
+def plain_number(value: Json) -> Json:
     """Only plain digits are a number: pydantic alone would also take `1_0` and ` 10.0 `."""
     return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
 
 
-Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, strict=True), BeforeValidator(_number)]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, strict=True), BeforeValidator(plain_number)]
 
 
 class ListQuery(BaseModel):
@@ -40,7 +41,7 @@ class WaitQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    wait: Annotated[int, Field(ge=0, le=MAX_WAIT, strict=True), BeforeValidator(_number)] = 0
+    wait: Annotated[int, Field(ge=0, le=MAX_WAIT, strict=True), BeforeValidator(plain_number)] = 0
 
 
 class ListThreadsQuery(ListQuery):
@@ -61,6 +62,18 @@ class ListMessagesQuery(ListQuery):
     """A page of messages, of one run if `run_id` is given."""
 
     run_id: Text | None = None
+
+
+class ListFilesQuery(BaseModel):
+    """A page of files, of one purpose if it is given. The original knew no `before` here, and a larger `limit`."""
+
+    model_config = ConfigDict(extra="forbid")
+    before: ClassVar[None] = None
+
+    limit: Annotated[int, Field(ge=1, le=MAX_FILES, strict=True), BeforeValidator(plain_number)] = MAX_FILES
+    order: Literal["asc", "desc"] = "desc"
+    after: Text | None = None
+    purpose: Text | None = None
 
 
 Include = Literal["step_details.tool_calls[*].file_search.results[*].content"]
