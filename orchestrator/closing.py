@@ -97,6 +97,9 @@ async def _close_messages(session: Session, run: Run, reason: str) -> None:
     torn = update(Message).where(col(Message.run_id) == run.id, col(Message.status) == "in_progress")
     torn = torn.values(status="incomplete", incomplete_details={"reason": reason}, incomplete_at=now())
     for message in (await session.execute(torn.returning(Message), execution_options=WHOLE)).scalars():
+        # What a lost worker said is lost with it. Its listeners have heard a part of it, though, and the Python client
+        # takes every part that it has heard out of the message: without one, it raises IndexError.
+        message.content = message.content or [objects.text_part("")]
         session.publish(run.id, run.attempt, "thread.message.incomplete", objects.dump(objects.message(message)))
 
 

@@ -1,5 +1,6 @@
 """Fixtures that cost something are made once a session; what a test can change it makes itself."""
 
+import traceback
 from collections.abc import AsyncIterator, Iterator
 
 import openai
@@ -29,8 +30,9 @@ def all_answers_are_checked() -> Iterator[None]:
         exchange = wiretap.HEARD.popleft()
         try:
             check_exchange(exchange)
-        except (AssertionError, ValueError, KeyError) as error:
-            pytest.fail(f"{exchange}\nis not what an official client expects: {error}", pytrace=False)
+        except (AssertionError, ValueError, KeyError):
+            why = traceback.format_exc(limit=-3)
+            pytest.fail(f"{exchange}\nis not what the official clients expect:\n{why}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

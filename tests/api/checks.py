@@ -207,4 +207,5 @@ def _check_content(events: list[Event]) -> None:
             said = [
                 part["text"]["value"] if part["type"] == "text" else part["refusal"] for part in event.data["content"]
             ]
-            assert said == list(parts[event.data["id"]].values())
+            lost = event.name.endswith(".incomplete") and said == [""]  # with the worker that said it
+            assert lost or said == list(parts[event.data["id"]].values())

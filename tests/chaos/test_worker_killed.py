@@ -103,6 +103,7 @@ async def test_another_worker_finishes_the_run_and_finished_turns_are_not_asked_
         ("incomplete", "assistant"),
         ("completed", "user"),
     ]
+    assert [len(message.content) for message in messages] == [1, 1, 1]
 
 
 async def test_a_worker_that_is_asked_to_stop_gives_its_run_back_at_once(
