@@ -33,12 +33,13 @@ import orjson
 import uvloop
 from aiohttp import web
 
+from tests.fakes import embeddings
 from tests.fakes.directives import reply_for
 from tests.fakes.model_control import control_routes
+from tests.fakes.models import error, model_routes
 from tests.fakes.replies import TOKEN, Reply, completion, frames
 
 KEPT_REQUESTS = 10_000
-MODELS = ("gpt-4o", "gpt-4o-mini", "o3-mini", "scripted")
 Rule = Callable[[Mapping[str, Any]], Reply | None]
 
 
@@ -91,8 +92,8 @@ class ModelServer:
         app.add_routes(
             [
                 web.post("/v1/chat/completions", self._complete),
-                web.get("/v1/models", self._list_models),
-                web.get("/v1/models/{id}", self._retrieve_model),
+                web.post("/v1/embeddings", self._embed),
+                *model_routes(self._refuse, self._created),
                 *control_routes(self),
             ]
         )
@@ -155,7 +156,10 @@ class ModelServer:
         if refused := self._refuse(request):
             return refused
         recorded = await self._record(request)
-        reply = self._choose(recorded.body)
+        try:
+            reply = self._choose(recorded.body)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return error(400, "'messages' is not what it should be.", "messages")
         self.open_streams += 1
         try:
             return await self._answer(request, recorded, reply)
@@ -168,6 +172,17 @@ class ModelServer:
             self.open_streams -= 1
             with suppress(asyncio.CancelledError):
                 await self._tell()
+
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        if refused := self._refuse(request):
+            return refused
+        recorded = await self._record(request)
+        if self._script:
+            return await self._answer(request, recorded, self._script.popleft())
+        try:
+            return _json(embeddings.answer(recorded.body), headers={"x-request-id": recorded.request_id})
+        except embeddings.Unacceptable as why:
+            return error(400, *why.args)
 
     async def _record(self, request: web.Request) -> Recorded:
         body = orjson.loads(await request.read())
@@ -216,19 +231,19 @@ class ModelServer:
             if wait or place in (reply.drop_after, reply.gate_after if reply.gate else None):
                 await response.write(b"".join(pending).replace(TOKEN, token))
                 pending.clear()
-                await self._pause(reply, place, wait)
+                await self._pause(reply, place, wait, response)
                 if place == reply.drop_after:
                     return _abort(request, response)
             pending.append(frame)
             recorded.deltas_sent = place + 1
         await response.write(b"".join(pending).replace(TOKEN, token))
-        await self._pause(reply, len(prepared.deltas), 0)
+        await self._pause(reply, len(prepared.deltas), 0, response)
         if reply.drop_after is not None:
             return _abort(request, response)
         await response.write_eof(prepared.tail.replace(TOKEN, token))
         return response
 
-    async def _pause(self, reply: Reply, place: int, wait: float) -> None:
+    async def _pause(self, reply: Reply, place: int, wait: float, response: web.StreamResponse | None = None) -> None:
         if wait:
             await asyncio.sleep(wait)
         if reply.gate is None or place != reply.gate_after:
@@ -237,6 +252,9 @@ class ModelServer:
         gate.waiting += 1
         try:
             await self._tell()
+            while response is not None and reply.beat and not gate.opened.is_set():
+                await response.write(b": beat\n\n")
+                await asyncio.sleep(reply.beat)
             await gate.opened.wait()
         finally:
             gate.waiting -= 1
@@ -247,22 +265,6 @@ class ModelServer:
             return None
         said = f"Incorrect API key provided: {given[:5]}***."
         return _json(Reply.error(401, said, code="invalid_api_key").error_json(), status=401)
-
-    async def _list_models(self, request: web.Request) -> web.Response:
-        return self._refuse(request) or _json({"object": "list", "data": [self._model(id_) for id_ in MODELS]})
-
-    async def _retrieve_model(self, request: web.Request) -> web.Response:
-        if refused := self._refuse(request):
-            return refused
-        id_ = request.match_info["id"]
-        if id_ in MODELS:
-            return _json(self._model(id_))
-        return _json(
-            Reply.error(404, f"The model '{id_}' does not exist", code="model_not_found").error_json(), status=404
-        )
-
-    def _model(self, id_: str) -> dict[str, Any]:
-        return {"id": id_, "object": "model", "created": self._created, "owned_by": "scripted"}
 
 
 def _json(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -7,6 +7,7 @@
     Reply.error(429, "Slow down", code="rate_limit_exceeded", retry_after=1)
     Reply.text("…").dropped(after=3)                         the connection breaks after 3 deltas
     Reply.text("…").held("gate", after=1)                    waits, after 1 delta, until the gate is released
+    Reply.text("…").held("gate").beating(0.05)               … with comments meanwhile, so that it is never silent
     Reply.text("…").failing("Busy", code="server_error")     an error object in place of the end
     Reply.hang()                                             accepts the request and never answers
     Reply.raw(b"data: …")                                    any bytes, for providers that differ
@@ -38,6 +39,7 @@ class Reply:
     each: float = 0.0
     gate: str | None = None
     gate_after: int = 0
+    beat: float = 0.0
     drop_after: int | None = None
     fails_late: bool = False
     hangs: bool = False
@@ -120,6 +122,10 @@ class Reply:
     def held(self, gate: str, *, after: int = 0) -> "Reply":
         """The same, but after so many deltas it waits until `gate` is released."""
         return replace(self, gate=gate, gate_after=after)
+
+    def beating(self, each: float) -> "Reply":
+        """The same, but while it waits at its gate a comment comes every so many seconds."""
+        return replace(self, beat=each)
 
     def dropped(self, *, after: int) -> "Reply":
         """The same, but the connection breaks after so many deltas.
