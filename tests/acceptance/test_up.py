@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 import psutil
 import pytest
 
+from tests import wiretap
 from tests.fakes.model_control import RemoteModelServer
 
 ROOT = Path(__file__).parents[2]
@@ -60,13 +62,16 @@ class Up:
         self.process.kill()
         return self.process.communicate(timeout=30)[0]
 
-    def client(self) -> openai.OpenAI:
+    @contextmanager
+    def client(self) -> Iterator[openai.OpenAI]:
         """The official client, told where to go by `env` alone."""
         exports = shlex.split(self.run("env").stdout)
         told = dict(word.split("=", 1) for word in exports if "=" in word)
-        return openai.OpenAI(
-            base_url=told["OPENAI_BASE_URL"], api_key=told["OPENAI_API_KEY"], max_retries=0, timeout=PATIENCE
-        )
+        with (
+            wiretap.on(told["OPENAI_BASE_URL"]) as base_url,
+            openai.OpenAI(base_url=base_url, api_key=told["OPENAI_API_KEY"], max_retries=0, timeout=PATIENCE) as client,
+        ):
+            yield client
 
     def processes(self) -> list[psutil.Process]:
         """Everything that belongs to it."""

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.clients import install
+from tests.clients import install, releases, replay
 from tests.clients.facts import UNKNOWN
 from tests.fakes.model_control import RemoteModelServer
 from tests.stack import API_KEY, ROOT, Stack
@@ -22,7 +23,6 @@ from tests.stack import API_KEY, ROOT, Stack
 pytestmark = pytest.mark.timeout(install.TEST_TIMEOUT)
 
 LOCKS = Path(install.__file__).parent
-RELEASES = {"openai 1": "1.109.1", "openai 2": "2.54.0", "openai 3": openai.__version__}
 Told = dict[str, Any]
 
 TEXT_EVENTS = [
@@ -61,11 +61,22 @@ def address(stack: Stack) -> str:
     return stack.start_api(ASSISTANTD_STREAM_PING="0.1")
 
 
-@pytest.fixture(scope="module", params=RELEASES)
-def told_by_release(request: pytest.FixtureRequest, stack: Stack, address: str) -> Told:
+@pytest.fixture(scope="module")
+def player() -> Iterator[str]:
+    """The base URL of a server that plays streams."""
+    with replay.playing(replay.all_streams()) as base_url:
+        yield base_url
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(release, marks=pytest.mark.through(releases.python(release))) for release in releases.PYTHON],
+)
+def told_by_release(request: pytest.FixtureRequest, stack: Stack, address: str, player: str) -> Told:
     """What `python -m tests.clients` told under one release of the client."""
     stack.model.reset()
     release: str = request.param
+    played = {name: replay.request_for(stream) for name, stream in replay.all_streams().items()}
     arguments = ["-P", "-s", "-W", "error::UserWarning"]
     path = str(ROOT)
     if release != "openai 3":
@@ -75,7 +86,7 @@ def told_by_release(request: pytest.FixtureRequest, stack: Stack, address: str) 
     done = subprocess.run(
         [sys.executable, *arguments, "-m", "tests.clients"],
         env={**kept, "PYTHONPATH": path, "OPENAI_BASE_URL": address, "OPENAI_API_KEY": API_KEY},
-        stdin=subprocess.DEVNULL,
+        input=json.dumps({"base_url": player, "requests": played}),
         capture_output=True,
         text=True,
         timeout=90,
@@ -83,7 +94,7 @@ def told_by_release(request: pytest.FixtureRequest, stack: Stack, address: str) 
     )
     assert done.returncode == 0, done.stderr
     told: Told = json.loads(done.stdout)
-    assert told["version"] == RELEASES[release]
+    assert told["version"] == releases.PYTHON[release]
     return told
 
 
@@ -94,22 +105,43 @@ def told(request: pytest.FixtureRequest, told_by_release: Told) -> Told:
     return found
 
 
-def test_create_and_poll_returns_the_completed_run(told: Told) -> None:
+def test_case_01_an_assistant_of_a_model_alone_has_every_default(told: Told) -> None:
+    made = told["defaults"]["made"]
+
+    assert made == told["defaults"]["read"]
+    assert made.pop("id").startswith("asst_")
+    assert made.pop("created_at") > 0
+    assert made == {
+        "object": "assistant",
+        **dict.fromkeys(("name", "description", "instructions", "reasoning_effort")),
+        "model": "m",
+        "tools": [],
+        "tool_resources": {},
+        "metadata": {},
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "response_format": "auto",
+    }
+
+
+def test_case_05_create_and_poll_returns_the_completed_run(told: Told) -> None:
     assert told["create_and_poll"] == {
         "statuses": ["completed", "completed"],
         "texts": ["Hello from the model."] * 2,
         "metadata": {"k": "v"},
         "usage": True,
+        "times": {"started": True, "completed": True, "expires_at": None},
         "listed": [True],
     }
 
 
-def test_a_handler_is_told_of_everything_that_a_streamed_answer_consists_of(told: Told) -> None:
+def test_cases_09_and_58_a_handler_is_told_of_everything_that_a_streamed_answer_consists_of(told: Told) -> None:
     facts = told["stream"]
 
     assert facts.get("raised") is None
     assert facts["events"] == TEXT_EVENTS
     assert facts["text"] == facts["final_text"] == "Hello from the model."
+    assert facts["contents"] == [[{"type": "text", "text": {"value": facts["text"], "annotations": []}}]]
     assert facts["steps"] == ["message_creation"]
     assert facts["called"] == MESSAGE_CALLED
 
@@ -126,7 +158,7 @@ def test_events_can_be_read_without_a_handler(told: Told) -> None:
     assert told["stream_without_helper"] == {"events": TEXT_EVENTS, "text": "Hello from the model."}
 
 
-def test_tool_outputs_can_be_submitted_to_a_stream(told: Told) -> None:
+def test_case_15_tool_outputs_can_be_submitted_to_a_stream(told: Told) -> None:
     facts = told["submit_tool_outputs_stream"]
 
     assert facts.get("raised") is None
@@ -148,17 +180,17 @@ def test_tool_outputs_of_parallel_calls_can_be_submitted_and_polled(told: Told) 
     }
 
 
-def test_parallel_calls_are_put_together_from_their_deltas(told: Told) -> None:
+def test_case_15_parallel_calls_are_put_together_from_their_deltas(told: Told) -> None:
     expected = {"status": "requires_action", "cities": ["Paris", "Rome"], "as_asked": True}
 
     assert told["stream_parallel_calls"] == expected
 
 
-def test_lists_longer_than_a_page_are_walked_to_their_end(told: Told) -> None:
+def test_case_30_lists_longer_than_a_page_are_walked_to_their_end(told: Told) -> None:
     assert told["page_through"] == {"forward": [*range(25)], "backward": [*reversed(range(25))]}
 
 
-def test_errors_raise_the_classes_that_programs_catch(told: Told) -> None:
+def test_cases_24_and_25_errors_raise_the_classes_that_programs_catch(told: Told) -> None:
     facts = told["errors"]
 
     assert facts.get("raised") is None
@@ -172,6 +204,28 @@ def test_errors_raise_the_classes_that_programs_catch(told: Told) -> None:
         assert text in facts[error]["text"]
         assert facts[error]["type"] == "invalid_request_error"
         assert facts[error]["request_id"]
+
+
+@pytest.mark.parametrize("name", sorted(replay.all_streams()))
+def test_case_159_a_stream_of_the_originals_form_is_read_as_it_was_meant(told: Told, name: str) -> None:
+    facts = told["replayed"][name]
+
+    raised, called = facts["raised"], facts["called"]
+    expected = replay.outcome(replay.all_streams()[name])
+    assert {key: facts[key] for key in expected} == expected
+    assert called[-1] == "end"
+    if name == "error":
+        assert raised == {"class": "APIError", "text": "Sorry, something went wrong."}
+    elif name == "silence":
+        assert {"timeout", "exception"} <= set(called)
+    else:
+        assert raised is None
+
+
+def test_every_callback_of_a_handler_is_called_by_one_stream_or_another(told: Told) -> None:
+    called = {f"on_{name}" for facts in told["replayed"].values() for name in facts.get("called", ())}
+
+    assert called == {name for name in dir(openai.AssistantEventHandler) if name.startswith("on_")} - {"on_event"}
 
 
 def test_the_events_that_the_clients_read_carry_ids_and_comments(address: str, model: RemoteModelServer) -> None:

@@ -1,6 +1,7 @@
 """Hold all conversations with the client that is installed here, and print what happened as one JSON object.
 
-`python -m tests.clients` reads OPENAI_BASE_URL and OPENAI_API_KEY. It must run under every release of the client, with
+`python -m tests.clients` reads OPENAI_BASE_URL and OPENAI_API_KEY; and from standard input, as JSON, the `base_url` of
+a server that plays streams, and which `requests` they answer. It must run under every release of the client, with
 nothing else installed: only the standard library, `openai`, and the modules beside this one.
 """
 
@@ -13,16 +14,19 @@ from typing import Any
 
 import openai
 
-from tests.clients import async_client, sync_client
+from tests.clients import async_client, replayed, sync_client
 
 TIMEOUT = 30
 
 
 def main() -> None:
     """Print {"version", "sync": {conversation: facts}, "async": {conversation: facts}}."""
+    played = json.load(sys.stdin)
     with openai.OpenAI(max_retries=0, timeout=TIMEOUT) as client:
         called = {name: _facts(hold, client) for name, hold in sync_client.CONVERSATIONS.items()}
-    awaited = asyncio.run(_hold_async())
+        player = client.with_options(base_url=played["base_url"])
+        called["replayed"] = replayed.play(player, played["requests"])
+    awaited = asyncio.run(_hold_async(played))
     json.dump({"version": openai.__version__, "sync": called, "async": awaited}, sys.stdout)
 
 
@@ -33,9 +37,11 @@ def _facts(hold: Callable[[openai.OpenAI], dict[str, Any]], client: openai.OpenA
         return {"raised": traceback.format_exc()}
 
 
-async def _hold_async() -> dict[str, Any]:
+async def _hold_async(played: dict[str, Any]) -> dict[str, Any]:
     async with openai.AsyncOpenAI(max_retries=0, timeout=TIMEOUT) as client:
-        return {name: await _awaited(hold(client)) for name, hold in async_client.CONVERSATIONS.items()}
+        told = {name: await _awaited(hold(client)) for name, hold in async_client.CONVERSATIONS.items()}
+        player = client.with_options(base_url=played["base_url"])
+        return {**told, "replayed": await replayed.play_async(player, played["requests"])}
 
 
 async def _awaited(facts: Awaitable[dict[str, Any]]) -> dict[str, Any]:

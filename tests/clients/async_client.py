@@ -4,12 +4,9 @@ import json
 from collections.abc import Awaitable, Callable
 
 import openai
-from openai import AsyncAssistantEventHandler, AsyncOpenAI
-from openai.types.beta import AssistantStreamEvent
-from openai.types.beta.threads import Message, MessageDelta, Text, TextDelta
-from openai.types.beta.threads.runs import RunStep, RunStepDelta, ToolCall, ToolCallDelta
-from typing_extensions import override
+from openai import AsyncOpenAI
 
+from tests.clients.async_handler import Handler
 from tests.clients.facts import (
     CALL,
     CALL_TWICE,
@@ -25,90 +22,9 @@ from tests.clients.facts import (
     outputs,
     outputs_of,
     text_of,
+    times,
     weather_tool,
 )
-
-
-class Handler(AsyncAssistantEventHandler):
-    """Notes every call-back when it is first called, every event, and what the deltas add up to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[str] = []
-        self.events: list[str] = []
-        self.text = ""
-        self.arguments: dict[str, str] = {}
-
-    def _note(self, name: str) -> None:
-        if name not in self.called:
-            self.called.append(name)
-
-    @override
-    async def on_event(self, event: AssistantStreamEvent) -> None:
-        note(self.events, event.event)
-
-    @override
-    async def on_run_step_created(self, run_step: RunStep) -> None:
-        self._note("run_step_created")
-
-    @override
-    async def on_run_step_delta(self, delta: RunStepDelta, snapshot: RunStep) -> None:
-        self._note("run_step_delta")
-
-    @override
-    async def on_run_step_done(self, run_step: RunStep) -> None:
-        self._note("run_step_done")
-
-    @override
-    async def on_tool_call_created(self, tool_call: ToolCall) -> None:
-        self._note("tool_call_created")
-
-    @override
-    async def on_tool_call_delta(self, delta: ToolCallDelta, snapshot: ToolCall) -> None:
-        self._note("tool_call_delta")
-
-    @override
-    async def on_tool_call_done(self, tool_call: ToolCall) -> None:
-        self._note("tool_call_done")
-        if tool_call.type == "function":
-            self.arguments[tool_call.id] = tool_call.function.arguments
-
-    @override
-    async def on_message_created(self, message: Message) -> None:
-        self._note("message_created")
-
-    @override
-    async def on_message_delta(self, delta: MessageDelta, snapshot: Message) -> None:
-        self._note("message_delta")
-
-    @override
-    async def on_message_done(self, message: Message) -> None:
-        self._note("message_done")
-
-    @override
-    async def on_text_created(self, text: Text) -> None:
-        self._note("text_created")
-
-    @override
-    async def on_text_delta(self, delta: TextDelta, snapshot: Text) -> None:
-        self._note("text_delta")
-        self.text += delta.value or ""
-
-    @override
-    async def on_text_done(self, text: Text) -> None:
-        self._note("text_done")
-
-    @override
-    async def on_end(self) -> None:
-        self._note("end")
-
-    @override
-    async def on_timeout(self) -> None:
-        self._note("timeout")
-
-    @override
-    async def on_exception(self, exception: Exception) -> None:
-        self._note(f"exception: {exception!r}")
 
 
 async def create_and_poll(client: AsyncOpenAI) -> Facts:
@@ -126,6 +42,7 @@ async def create_and_poll(client: AsyncOpenAI) -> Facts:
         "texts": [await last_text(client, thread.id), await last_text(client, second.thread_id)],
         "metadata": run.metadata,
         "usage": run.usage is not None and run.usage.total_tokens > 0,
+        "times": times(run),
         "listed": [found.id == run.id async for found in client.beta.threads.runs.list(thread.id)],
     }
 
@@ -142,6 +59,7 @@ async def stream(client: AsyncOpenAI, message: str = GREET) -> Facts:
     return {
         "status": final.status,
         "text": handler.text,
+        "contents": handler.contents,
         "final_text": text_of((await handler.get_final_messages())[0]),
         "steps": [step.type for step in await handler.get_final_run_steps()],
         "called": handler.called,
@@ -241,6 +159,12 @@ async def page_through(client: AsyncOpenAI) -> Facts:
     return {"forward": pages["asc"], "backward": pages["desc"]}
 
 
+async def defaults(client: AsyncOpenAI) -> Facts:
+    """An assistant of which nothing was said but its model."""
+    made = await client.beta.assistants.create(model="m")
+    return {"made": made.to_dict(), "read": (await client.beta.assistants.retrieve(made.id)).to_dict()}
+
+
 async def errors(client: AsyncOpenAI) -> Facts:
     """Each refusal raises the class that programs catch."""
     stranger = client.with_options(api_key="sk-wrong")
@@ -271,6 +195,7 @@ async def last_text(client: AsyncOpenAI, thread_id: str) -> str:
 
 
 CONVERSATIONS: dict[str, Callable[[AsyncOpenAI], Awaitable[Facts]]] = {
+    "defaults": defaults,
     "create_and_poll": create_and_poll,
     "stream": stream,
     "stream_slowly": stream_slowly,

@@ -63,6 +63,12 @@ def outputs_of(steps: Iterable[RunStep]) -> list[str | None]:
     return found
 
 
+def times(run: Run) -> Facts:
+    """What a completed run says of when."""
+    started = run.started_at is not None and run.started_at >= run.created_at
+    return {"started": started, "completed": run.completed_at is not None, "expires_at": run.expires_at}
+
+
 def described(error: openai.APIStatusError) -> Facts:
     """What programs look at in an error."""
     known = {"class": type(error).__name__, "status": error.status_code, "code": error.code, "param": error.param}
