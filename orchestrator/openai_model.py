@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
 import aiohttp
 import orjson
@@ -54,6 +55,7 @@ class OpenAIModel:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Ask, and hear the answer as it comes. Raises `RunFailure` when there will be none."""
         body = _request_body(prompt)
+        prompt = replace(prompt, messages=[])  # they may carry images, and the answer may take its time
         attempt = 1
         while True:
             reply = Reply()

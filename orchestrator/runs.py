@@ -44,7 +44,7 @@ async def create(
     assistant = await assistants.retrieve(session, project_id, body.assistant_id)
     run = _run(thread, assistant, body, lifetime, body.additional_instructions)
     if active and policy == "enqueue":
-        return await _wait(session, run, [threads.columns(message) for message in body.additional_messages or ()])
+        return await _wait(session, run, await threads.columns(session, thread, body.additional_messages or ()))
     if active:
         await closing.cancel_all(session, thread.id)
     await threads.add_messages(session, thread, body.additional_messages or ())

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlmodel import col
 
-from orchestrator import closing, ids, turns
+from orchestrator import closing, ids, message_files, turns
 from orchestrator.db import Session
 from orchestrator.errors import NotFound
 from orchestrator.foreign import Json
@@ -54,6 +54,8 @@ async def list_(session: Session, project_id: str, query: ListThreadsQuery) -> t
     """A page of the project's threads whose metadata has all pairs of the query, and whether there are more."""
     scope = [col(Thread.project_id) == project_id]
     if query.metadata:
+        # Without the pairs Postgres takes them for common: it would walk all threads to find a user's few.
+        await session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
         scope.append(col(Thread.metadata_).contains(query.metadata))
     return await page(session, Thread, query, *scope)
 
@@ -89,12 +91,17 @@ async def active_run(session: Session, thread_id: str) -> str | None:
 
 
 async def add_messages(session: Session, thread: Thread, bodies: Sequence[CreateMessage]) -> list[Message]:
-    """Add messages in their order, whatever runs: for those who hold the thread."""
-    return await turns.add(session, thread.id, [columns(body) for body in bodies])
+    """Add messages in their order, whatever runs: for those who hold the thread. Raises InvalidRequest."""
+    return await turns.add(session, thread.id, await columns(session, thread, bodies))
 
 
-def columns(body: CreateMessage) -> turns.Columns:
-    """A message as it is stored, or kept until it may be."""
+async def columns(session: Session, thread: Thread, bodies: Sequence[CreateMessage]) -> list[turns.Columns]:
+    """Messages as they are stored, or kept until they may be. Raises InvalidRequest for files that will not do."""
+    await message_files.check(session, thread.project_id, bodies)
+    return [_columns(body) for body in bodies]
+
+
+def _columns(body: CreateMessage) -> turns.Columns:
     said = body.content
     return {
         "role": body.role,

@@ -6,11 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from orchestrator import housekeeping, presence, resources
+from orchestrator import housekeeping, presence, resources, storekeeping
 from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.errors import RunCancelled
 from orchestrator.events.publisher import CANCELS
+from orchestrator.execution.images import Illustrated
 from orchestrator.execution.runner import Runner
 from orchestrator.lifecycle import EXECUTE
 from orchestrator.resources import Resources
@@ -36,7 +37,8 @@ async def life() -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         Worker.resources = opened = await stack.enter_async_context(resources.opened(settings))
         owner = presence.new_owner()
-        Worker.runner = runner = Runner(opened.database, opened.model, owner, settings)
+        model = Illustrated(opened.model, opened.database, opened.storage)
+        Worker.runner = runner = Runner(opened.database, model, owner, settings)
         await stack.enter_async_context(presence.present(owner, runner, opened.database, settings))
 
         def cancel(run_id: bytes | None) -> None:
@@ -48,6 +50,8 @@ async def life() -> AsyncIterator[None]:
         await stack.enter_async_context(background(learning, "context windows"))
         keeping = _keep_house(opened.database, settings.housekeeping_interval)
         await stack.enter_async_context(background(keeping, "housekeeping"))
+        storing = _keep_store(opened, settings.storage_sweep_interval)
+        await stack.enter_async_context(background(storing, "storekeeping"))
         log.info("worker_ready", owner=owner)
         yield
 
@@ -58,6 +62,16 @@ async def _keep_house(database: Database, interval: float) -> None:
             await housekeeping.sweep(database)
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("sweep_failed", error=repr(error))
+        await asyncio.sleep(interval)
+
+
+async def _keep_store(opened: Resources, interval: float) -> None:
+    """Apart from the other housekeeping: a storage that is away must not hold up runs."""
+    while True:
+        try:
+            await storekeeping.sweep(opened.database, opened.storage)
+        except Exception as error:  # the next sweep tries again, whatever it was
+            log.warning("storage_sweep_failed", error=repr(error))
         await asyncio.sleep(interval)
 
 

@@ -57,15 +57,12 @@ def _tool_resources(body: object) -> Iterator[Refusal]:
 
 
 def _attachments(body: object) -> Iterator[Refusal]:
-    if getattr(body, "attachments", None):
-        yield Refusal(("attachments",), "Attachments are", "unsupported_attachments")
-
-
-def _image_files(body: object) -> Iterator[Refusal]:
-    content: Json = getattr(body, "content", None)
-    for index, part in enumerate(content if isinstance(content, list) else []):
-        if part.type == "image_file":
-            yield Refusal(("content", index, "type"), "The 'image_file' content part is", "unsupported_content")
+    """A file can be attached; the tools that would read it are not there yet."""
+    for place, attachment in enumerate(getattr(body, "attachments", None) or []):
+        for index, tool in enumerate(attachment.tools or []):
+            yield Refusal(
+                ("attachments", place, "tools", index, "type"), f"The '{tool.type}' tool is", "unsupported_tool"
+            )
 
 
 CHECKS: tuple[Callable[[object], Iterator[Refusal]], ...] = (
@@ -73,5 +70,4 @@ CHECKS: tuple[Callable[[object], Iterator[Refusal]], ...] = (
     _tool_choice,
     _tool_resources,
     _attachments,
-    _image_files,
 )

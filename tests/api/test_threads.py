@@ -101,17 +101,6 @@ def test_case_113_content_is_bounded(http: Http, content: Json, code: str) -> No
     assert http.messages(thread["id"]) == []
 
 
-def test_case_114_attachments_are_counted_and_then_refused_because_this_release_has_no_files(http: Http) -> None:
-    path = f"/threads/{http.thread()['id']}/messages"
-    attachment = {"file_id": "file-x", "tools": [{"type": "code_interpreter"}]}
-
-    too_many = http.refused("POST", path, {"role": "user", "content": "x", "attachments": [attachment] * 11})
-    enough = http.refused("POST", path, {"role": "user", "content": "x", "attachments": [attachment] * 10})
-
-    assert (too_many["param"], too_many["code"]) == ("attachments", "array_above_max_length")
-    assert (enough["param"], enough["code"]) == ("attachments", "unsupported_attachments")
-
-
 def test_case_119_messages_can_be_listed_by_run(http: Http) -> None:
     first = http.finish("one")
     path = f"/threads/{first['thread_id']}"

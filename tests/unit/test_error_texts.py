@@ -465,17 +465,10 @@ ROWS: list[tuple[type[BaseModel], Any, str, str | None, str | None]] = [
     ),
     (
         CreateThreadAndRun,
-        run(thread={"messages": [message(attachments=[{"file_id": "file-1", "tools": []}])]}),
-        "Attachments are not supported by this server yet.",
-        "thread.messages[0].attachments",
-        "unsupported_attachments",
-    ),
-    (
-        M,
-        message(content=[{"type": "image_file", "image_file": {"file_id": "file-1"}}]),
-        "The 'image_file' content part is not supported by this server yet.",
-        "content[0].type",
-        "unsupported_content",
+        run(thread={"messages": [message(attachments=[{"file_id": "file-1", "tools": [{"type": "file_search"}]}])]}),
+        "The 'file_search' tool is not supported by this server yet.",
+        "thread.messages[0].attachments[0].tools[0].type",
+        "unsupported_tool",
     ),
     (
         A,

@@ -1,6 +1,8 @@
 """Bodies of the messages' verbs: content is a text or an array of parts."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
@@ -13,6 +15,15 @@ MAX_PARTS = 256
 MAX_ATTACHMENTS = 10
 MAX_IMAGE_URL = 10 * 1024 * 1024
 IMAGE_URLS = ("https://", "http://", "data:image/")
+
+IMAGE_TYPES = {
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+"""The extensions that the original took for images, in its order, and the media type of each."""
 
 Detail = Literal["auto", "low", "high"]
 
@@ -37,7 +48,18 @@ class ImageUrl(Part):
     def _is_a_url(cls, value: str) -> str:
         if not value.lower().startswith(IMAGE_URLS):
             raise refusal("Invalid '{param}': Expected a valid URL, but got a value with an invalid format.")
+        if not _may_be_an_image(value):
+            raise refusal(f"Invalid '{{param}}'. Expected url to end in a supported format: {', '.join(IMAGE_TYPES)}.")
         return value
+
+
+def _may_be_an_image(url: str) -> bool:
+    """Whether the URL's path ends in a supported extension, or in none: many images are served without one."""
+    try:
+        path = PurePosixPath(urlsplit(url).path)
+    except ValueError:  # such as a broken IPv6 address: whoever fetches it will say so
+        return True
+    return url[:5].lower() == "data:" or path.suffix.lower() in ("", *IMAGE_TYPES)
 
 
 class ImageUrlPart(Part):
@@ -95,7 +117,7 @@ class Attachment(Part):
     """A file that tools may use in this thread."""
 
     file_id: Text
-    tools: Annotated[list[AttachmentTool], Field(max_length=16, fail_fast=True)]
+    tools: Annotated[list[AttachmentTool], Field(max_length=16, fail_fast=True)] | None = None
 
 
 class CreateMessage(Body):
