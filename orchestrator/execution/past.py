@@ -10,7 +10,7 @@ What a run has said and done itself is not the past: it is told in any case (`ow
 from typing import Literal
 
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, text
 from sqlmodel import col
 
 from orchestrator import tokens
@@ -27,6 +27,11 @@ MOST = 10_000
 """Messages that are told at most, however short they are."""
 END = 2**62
 """Behind every position."""
+FROM_THE_END = text("SET LOCAL enable_bitmapscan = off")
+"""Postgres thinks that a thread has as many messages as the average one. It would rather collect all 100,000 of this
+one and sort them than walk its index from the end; without bitmaps, the walk is always the cheaper one."""
+IS_CALLS = text("type = 'tool_calls'")
+"""In literals: a planner cannot match parameters to the condition of a partial index."""
 
 
 async def own(session: Session, run: Run) -> list[Message | RunStep]:
@@ -117,6 +122,7 @@ class Past:
         there are more calls than that, the page is the shorter for it.
         """
         newest = end == "newest"
+        await session.execute(FROM_THE_END)
         messages = await self._messages(session, newest, limit)
         reach = (0 if newest else self._from) if len(messages) < limit else messages[-1].position
         calls = await self._calls(session, newest, reach)
@@ -145,7 +151,7 @@ class Past:
         run, place = self._run, col(RunStep.position)
         where: list[Json] = [
             col(RunStep.thread_id) == run.thread_id,
-            col(RunStep.type) == "tool_calls",
+            IS_CALLS,
             col(RunStep.run_id) != run.id,
             place < (self._from if newest else reach),
         ]
