@@ -142,7 +142,7 @@ class Message(SQLModel, table=True):
     """What a user or an assistant said. `content` holds wire parts."""
 
     __tablename__ = "messages"
-    __table_args__ = (Index(None, "thread_id", "position"), Index(None, "run_id", "position"))
+    __table_args__ = (Index(None, "thread_id", "position"), Index(None, "run_id", "thread_id", "position"))
 
     id: str = Field(primary_key=True, default_factory=lambda: ids.new("msg_"))
     position: int = _position()

@@ -1,0 +1,200 @@
+"""Lists at any depth: Postgres walks an index to the page and along it, and neither sorts nor reads a whole table.
+
+The statements are those that the verbs emit, caught on their way, in tables that hold many other rows besides. Each is
+carried out with its values, and planned without them, as Postgres may keep it for a connection that asks often.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import ColumnElement, delete, event, insert, select, text
+from sqlmodel import SQLModel, col
+
+from orchestrator import assistants, messages, run_steps, runs, threads
+from orchestrator.db import Session
+from orchestrator.resources import Resources
+from orchestrator.tables import Assistant, Message, Project, Run, RunStep, Thread
+from orchestrator.wire.requests import ListMessagesQuery, ListQuery, ListRunStepsQuery, ListThreadsQuery
+
+Json = Any
+Verb = Callable[..., Awaitable[Any]]
+Statement = tuple[str, tuple[Json, ...]]
+Case = tuple[Verb, type[Any], ColumnElement[bool]]
+
+PROJECT = "proj_crowded"
+LONG, RARE, COMMON = "thread_long", "run_rare", "run_common"
+DEEP = 10_000
+"""Messages of the long thread; there are as many of others."""
+MANY = 3_000
+"""Runs of the long thread, steps of one run, assistants and threads of the project."""
+LIMIT = 20
+TOUCHED = 4 * LIMIT
+"""Rows that a page may cost."""
+FORBIDDEN = {"Sort", "Incremental Sort", "Seq Scan", "Bitmap Heap Scan"}
+
+FEW = {"Sort", "Bitmap Heap Scan"}
+"""What Postgres may do with a few rows that it has found by an index: read them at once, and sort them."""
+
+
+async def _messages(session: Session, **query: Json) -> None:
+    await messages.list_(session, PROJECT, LONG, ListMessagesQuery(**query))
+
+
+async def _runs(session: Session, **query: Json) -> None:
+    await runs.list_(session, PROJECT, LONG, ListQuery(**query))
+
+
+async def _steps(session: Session, **query: Json) -> None:
+    await run_steps.list_(session, PROJECT, LONG, COMMON, ListRunStepsQuery(**query))
+
+
+async def _assistants(session: Session, **query: Json) -> None:
+    await assistants.list_(session, PROJECT, ListQuery(**query))
+
+
+async def _threads(session: Session, **query: Json) -> None:
+    await threads.list_(session, PROJECT, ListThreadsQuery(**query))
+
+
+def _of_run(run_id: str) -> Verb:
+    async def listed(session: Session, **query: Json) -> None:
+        await _messages(session, run_id=run_id, **query)
+
+    return listed
+
+
+def _of_user(user: str) -> Verb:
+    async def listed(session: Session, **query: Json) -> None:
+        await _threads(session, metadata={"user": user}, **query)
+
+    return listed
+
+
+LISTS: dict[str, Case] = {
+    "messages": (_messages, Message, col(Message.thread_id) == LONG),
+    "messages of a run with thousands": (_of_run(COMMON), Message, col(Message.run_id) == COMMON),
+    "messages of a run with one": (_of_run(RARE), Message, col(Message.run_id) == RARE),
+    "runs": (_runs, Run, col(Run.thread_id) == LONG),
+    "run steps": (_steps, RunStep, col(RunStep.run_id) == COMMON),
+    "assistants": (_assistants, Assistant, col(Assistant.project_id) == PROJECT),
+    "threads": (_threads, Thread, col(Thread.project_id) == PROJECT),
+    "threads of a user with hundreds": (_of_user("many"), Thread, col(Thread.metadata_).contains({"user": "many"})),
+    "threads of a user with one": (_of_user("one"), Thread, col(Thread.metadata_).contains({"user": "one"})),
+}
+
+
+@pytest_asyncio.fixture(scope="module")
+async def crowded(bare: Resources) -> AsyncIterator[Resources]:
+    """The database while its tables are full, and analysed."""
+    async with bare.database.transaction() as session:
+        for table, rows in _rows():
+            described: Json = (
+                {} if table is Project else {"metadata_": {}}
+            )  # the one column whose default is the class's
+            await session.execute(insert(table), [{**described, **row} for row in rows])
+    async with bare.database.transaction() as session:
+        await session.execute(text("ANALYZE"))
+    yield bare
+    async with bare.database.transaction() as session:
+        await session.execute(delete(Project).where(col(Project.id) == PROJECT))
+
+
+def _rows() -> Iterator[tuple[type[SQLModel], list[dict[str, Json]]]]:
+    others = [f"thread_{number}" for number in range(MANY)]
+    users = [{"user": "one" if number == MANY // 2 else "many" if number % 3 else "few"} for number in range(MANY)]
+    yield Project, [{"id": PROJECT, "name": PROJECT}]
+    yield Assistant, [{"id": f"asst_{number}", "project_id": PROJECT, "model": "m"} for number in range(MANY)]
+    yield Thread, [{"id": LONG, "project_id": PROJECT, "metadata_": {}}]
+    yield (
+        Thread,
+        [{"id": id_, "project_id": PROJECT, "metadata_": user} for id_, user in zip(others, users, strict=True)],
+    )
+    run = {"assistant_id": "asst_0", "model": "m", "expires_at": 0, "status": "completed"}
+    ids = [COMMON, RARE, *(f"run_{number}" for number in range(MANY))]
+    yield Run, [{"id": id_, "thread_id": LONG, **run} for id_ in ids]
+    yield Run, [{"id": f"run_{id_}", "thread_id": id_, **run} for id_ in others]
+    yield Message, [_message(number, LONG, _run_of(number)) for number in range(DEEP)]
+    yield Message, [_message(number, others[number % MANY], None) for number in range(DEEP, 2 * DEEP)]
+    step = {"thread_id": LONG, "assistant_id": "asst_0", "type": "tool_calls", "status": "completed"}
+    yield RunStep, [{"id": f"step_{number}", "run_id": COMMON, **step} for number in range(MANY)]
+    yield RunStep, [{"id": f"step_{id_}", "run_id": id_, **step} for id_ in ids]
+
+
+def _message(number: int, thread_id: str, run_id: str | None) -> dict[str, Json]:
+    return {"id": f"msg_{number}", "thread_id": thread_id, "run_id": run_id, "role": "user"}
+
+
+def _run_of(number: int) -> str:
+    if number == DEEP // 2:
+        return RARE
+    return COMMON if number % 2 else f"run_{number % MANY}"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_page_is_an_index_scan_wherever_it_begins(crowded: Resources, name: str, order: str) -> None:
+    verb, table, scope = LISTS[name]
+    async with crowded.database.transaction() as session:
+        ids = (await session.execute(select(table.id).where(scope).order_by(table.position))).scalars().all()
+    cursors = [{}, *({key: ids[place]} for key in ("after", "before") for place in (0, len(ids) // 2, -1))]
+
+    for cursor in cursors:
+        async with crowded.database.transaction() as session:
+            with _caught(session) as statements:
+                await verb(session, order=order, limit=LIMIT, **cursor)
+            (listed,) = statements
+            await _check(session, listed, FEW if name.endswith("with one") else set())
+
+
+@contextmanager
+def _caught(session: Session) -> Iterator[list[Statement]]:
+    """The statements of the block that list rows, with their values."""
+    found: list[Statement] = []
+
+    def note(_1: Json, _2: Json, statement: str, values: Json, *_: Json) -> None:
+        if "ORDER BY" in statement:
+            found.append((statement, tuple(values)))
+
+    engine = session.get_bind().engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def _check(session: Session, statement: Statement, allowed: set[str]) -> None:
+    """Prepared, as the driver does it: Postgres plans it for its values first, and without them once it is common."""
+    connection: Json = (await (await session.connection()).get_raw_connection()).driver_connection
+    await connection.execute(f"PREPARE listed AS {statement[0]}")
+    asked = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE listed({', '.join(map(_literal, statement[1]))})"
+    try:
+        chosen = await connection.fetchval("SHOW plan_cache_mode")
+        for mode in ("force_custom_plan", "force_generic_plan") if chosen == "auto" else (chosen,):
+            await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+            _check_plan((await connection.fetchval(asked))[0]["Plan"], f"{mode}: {statement}", allowed)
+    finally:
+        await connection.execute("DEALLOCATE listed")
+
+
+def _check_plan(plan: Json, which: str, allowed: set[str]) -> None:
+    nodes = list(_nodes(plan))
+    kinds = {node["Node Type"] for node in nodes}
+    scans = [node for node in nodes if "Scan" in node["Node Type"]]
+    read = sum(node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in scans)
+    assert kinds & {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}, (which, plan)
+    assert not kinds & (FORBIDDEN - allowed), (which, plan)
+    assert read <= TOUCHED, (which, plan)
+
+
+def _literal(value: Json) -> str:
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
+
+
+def _nodes(node: Json) -> Iterator[Json]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from _nodes(child)
