@@ -10,7 +10,7 @@ from api import errors
 from api.beta import ASSISTANTS_V2
 from api.context import RequestContext
 from api.limits import BodyLimit, JsonBodies
-from api.routers import assistants, gateway, health, messages, models, run_steps, runs, threads
+from api.routers import assistants, files, gateway, health, messages, models, run_steps, runs, threads, uploads
 from orchestrator import logs, resources
 from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
@@ -54,7 +54,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1 = APIRouter(prefix="/v1")
     for module in (assistants, runs, threads, messages, run_steps):  # /threads/runs goes before /threads/{id}
         v1.include_router(module.router, dependencies=[ASSISTANTS_V2])
-    v1.include_router(models.router)
+    for module in (files, uploads, models):
+        v1.include_router(module.router)
     v1.include_router(gateway.router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -66,12 +66,15 @@ async def _authenticated(
     request: Request,
     resources: OpenResources,
     _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
-) -> None:
+) -> str:
     async with resources.database.transaction() as session:
         request.state.project_id = await projects.authenticate(session, request.headers.get("authorization"))
+    return str(request.state.project_id)
 
 
 ProjectId = Annotated[str, Depends(_project, scope="function")]
 """The id of the caller's project. Raises Unauthenticated."""
 AUTHENTICATED = Depends(_authenticated)
 """For routes that wait for somebody else: the caller has a key, and no transaction is open. Raises Unauthenticated."""
+CallerId = Annotated[str, AUTHENTICATED]
+"""The id of the caller's project, for such routes."""

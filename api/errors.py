@@ -22,7 +22,16 @@ from starlette.routing import Match
 
 from api.error_texts import NOT_JSON, invalid_request
 from orchestrator.echo import echo
-from orchestrator.errors import ClientError, InvalidRequest, NotFound, Relayed, TooLarge, Unauthenticated, Unavailable
+from orchestrator.errors import (
+    ClientError,
+    InvalidRequest,
+    NotFound,
+    Relayed,
+    TooLarge,
+    TooSlow,
+    Unauthenticated,
+    Unavailable,
+)
 from orchestrator.wire import schemas
 
 SERVER_ERROR = (
@@ -30,7 +39,6 @@ SERVER_ERROR = (
     "operator of this server if you keep seeing this error."
 )
 UNAVAILABLE = "The server is temporarily unable to process your request. Please try again later."
-RETRY_AFTER = {"Retry-After": "1"}
 MAX_MESSAGE = 4000
 METHODS = ("DELETE", "GET", "POST")
 """All that our operations use."""
@@ -39,8 +47,13 @@ STATUSES: Mapping[type[ClientError], int] = {
     InvalidRequest: 400,
     Unauthenticated: 401,
     NotFound: 404,
+    TooSlow: 408,
     TooLarge: 413,
     Unavailable: 503,
+}
+ADVICE: Mapping[type[ClientError], Mapping[str, str]] = {
+    Unavailable: {"Retry-After": "1"},
+    TooSlow: {"Connection": "close"},  # or the server would go on waiting for the rest
 }
 PASSING_SQL_STATES = ("08", "40", "53", "57")
 """Classes of Postgres' error codes that pass: connection, rollback, out of resources, operator intervention."""
@@ -79,6 +92,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     for status, meaning in MEANINGS.items()
 }
 """For `APIRouter(responses=RESPONSES)`: every status that an operation can answer with. A fuzz run holds us to it."""
+UPLOADING: dict[int | str, dict[str, Any]] = {
+    408: {"model": ErrorEnvelope, "description": "The client stopped sending.", "headers": schemas.HEADERS}
+}
+"""What operations that take files add to them."""
 
 
 def install(app: FastAPI) -> None:
@@ -119,7 +136,7 @@ def client_error(error: ClientError) -> Response:
         status, headers = error.status, error.headers
     else:
         status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-        headers = RETRY_AFTER if isinstance(error, Unavailable) else {}
+        headers = next((advice for kind, advice in ADVICE.items() if isinstance(error, kind)), {})
     return envelope(status, error.message, type_=error.type, param=error.param, code=error.code, headers=headers)
 
 

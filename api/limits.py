@@ -1,9 +1,11 @@
-"""Bodies at the door: none larger than `settings.body_limit`, and all of them read as JSON.
+"""Bodies at the door: none larger than `settings.body_limit`, and all of them read as JSON, except forms with files.
 
 Counted as they arrive: a chunked body is refused at the first byte too many, and nothing is kept. The connection is not
 closed, the server discards the rest: closing it would reset it before the client could read why. `curl -d` sends JSON
 under the name of a form; the content type of anything but multipart is therefore rewritten before FastAPI looks.
 """
+
+import re
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +15,8 @@ from orchestrator.errors import TooLarge
 
 TYPE = b"content-type"
 LENGTH = b"content-length"
+STREAMED = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
+"""Where forms bring files; what reads those has limits of its own."""
 
 
 class BodyLimit:
@@ -24,7 +28,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer at once when the length is announced; otherwise let the reader of the body meet the error."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or STREAMED.fullmatch(scope["path"]):
             await self.app(scope, receive, send)
             return
         length = _header(scope, LENGTH)

@@ -22,6 +22,8 @@ from tests import wiretap
 from tests.fakes.model_control import RemoteModelServer
 
 ROOT = Path(__file__).parents[1]
+NARROW = 2000
+"""The context window, in tokens, of the model "scripted"."""
 API_KEY = "sk-asst-tests-0123456789abcdef"
 START_TIMEOUT = 60.0
 
@@ -41,9 +43,8 @@ class Stack:
     @property
     def settings(self) -> Settings:
         """The settings that the processes run with."""
-        return Settings.model_validate(
-            {"DATABASE_URL": self.environment["DATABASE_URL"], "REDIS_URL": self.environment["REDIS_URL"]}
-        )
+        urls = {name: self.environment[name] for name in ("DATABASE_URL", "REDIS_URL")}
+        return Settings.model_validate({**urls, "storage_url": self.environment["ASSISTANTD_STORAGE_URL"]})
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
         """Start `assistantd <command>`; it is stopped at the end at the latest. Its output goes to a file."""
@@ -104,6 +105,8 @@ def running(folder: Path, *, tapped: bool = True) -> Iterator[Stack]:
             "UPSTREAM_API_KEY": "sk-upstream",
             "ASSISTANTD_API_KEY": API_KEY,
             "ASSISTANTD_LOG_FORMAT": "json",
+            "ASSISTANTD_CONTEXT_WINDOWS": f'{{"scripted": {NARROW}}}',
+            "ASSISTANTD_STORAGE_URL": (folder / "files").as_uri(),
         }
         urls = {name: environment[name] for name in ("DATABASE_URL", "REDIS_URL")}
         asyncio.run(migrate(Settings.model_validate({**urls, "api_key": API_KEY})))

@@ -3,7 +3,7 @@
     lock       held as long as a stack runs on the folder; the kernel frees it when the last holder dies
     state.json what other commands need to find the stack; only as good as the lock says
     api_key    made once, then kept
-    postgres/  valkey/  logs/
+    postgres/  valkey/  files/  logs/
 
 Everything is readable by its owner only: it holds passwords and conversations.
 """
@@ -58,6 +58,11 @@ class Home:
     def logs(self) -> Path:
         """Where the processes write their logs."""
         return self.root / "logs"
+
+    @property
+    def files(self) -> Path:
+        """Where the bytes of files are, unless another storage is set."""
+        return self.root / "files"
 
     def create(self) -> None:
         """Make the folders. Raises EmbeddedError when that is not possible."""

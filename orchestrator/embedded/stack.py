@@ -161,6 +161,7 @@ class Stack:
             "DATABASE_URL": self.state.database_url,
             "REDIS_URL": self.state.redis_url,
             "UPSTREAM_BASE_URL": self.state.upstream_base_url,
+            "ASSISTANTD_STORAGE_URL": os.environ.get("ASSISTANTD_STORAGE_URL") or self.home.files.as_uri(),
             "ASSISTANTD_API_HOST": HOST,
             "ASSISTANTD_API_PORT": str(self.plan.port),
             "PYTHONPATH": str(PACKAGES),

@@ -12,7 +12,7 @@ import orjson
 
 from orchestrator.foreign import Json
 from orchestrator.model import Usage
-from orchestrator.tables import ACTIVE, Assistant, Message, Run, RunStep, Thread
+from orchestrator.tables import ACTIVE, Assistant, File, Message, Run, RunStep, Thread, Upload, UploadPart
 
 WireObject = dict[str, Json]
 
@@ -135,6 +135,46 @@ def run_step(row: RunStep, expires_at: int | None) -> WireObject:
         "metadata": row.metadata_,
         "usage": None if row.status == "in_progress" else row.usage,
     }
+
+
+def file(row: File) -> WireObject:
+    """A `file`. One that is there has been processed: the original had no other status left either."""
+    return {
+        "object": "file",
+        "id": row.id,
+        "purpose": row.purpose,
+        "filename": row.filename,
+        "bytes": row.bytes,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def file_deleted(id_: str) -> WireObject:
+    """The answer to a file's DELETE, which is called like the file itself."""
+    return {"object": "file", "deleted": True, "id": id_}
+
+
+def upload(row: Upload, made: File | None = None) -> WireObject:
+    """An `upload`, with the file that it has become."""
+    return {
+        "id": row.id,
+        "object": "upload",
+        "bytes": row.bytes,
+        "created_at": row.created_at,
+        "filename": row.filename,
+        "purpose": row.purpose,
+        "status": row.status,
+        "expires_at": row.expires_at,
+        "file": None if made is None else file(made),
+    }
+
+
+def upload_part(row: UploadPart) -> WireObject:
+    """An `upload.part`."""
+    return {"id": row.id, "object": "upload.part", "created_at": row.created_at, "upload_id": row.upload_id}
 
 
 def usage(tokens: Usage) -> WireObject:

@@ -5,10 +5,12 @@ Nothing is built from them at run time (`objects` does that, as plain JSON); the
 
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from openai.types import beta
+from openai.types import FileDeleted as OpenAIFileDeleted
+from openai.types import FileObject, beta, upload
 from openai.types import model as openai_model
 from openai.types.beta import threads
 from openai.types.beta.threads import runs
+from openai.types.uploads import UploadPart as OpenAIUploadPart
 from pydantic import BaseModel, Field
 
 from orchestrator.errors import RunErrorCode
@@ -80,6 +82,36 @@ class RunStep(runs.RunStep):
     expires_at: int | None = None
 
 
+class File(FileObject):
+    """Bytes under a name."""
+
+    purpose: Literal[  # type: ignore[assignment]  # the original took `evals`, though its type lacks it
+        "assistants",
+        "assistants_output",
+        "batch",
+        "batch_output",
+        "evals",
+        "fine-tune",
+        "fine-tune-results",
+        "user_data",
+        "vision",
+    ]
+
+
+class FileDeleted(OpenAIFileDeleted):
+    """What is left of a deleted file."""
+
+
+class Upload(upload.Upload):
+    """A file that arrives in parts."""
+
+    file: File | None = None
+
+
+class UploadPart(OpenAIUploadPart):
+    """One of the parts."""
+
+
 class Model(openai_model.Model):
     """A model that assistants can use. The model server may say more of it."""
 
@@ -136,6 +168,21 @@ EVENT: dict[str, Any] = {
     "additionalProperties": False,
 }
 """One server-sent event."""
+
+
+BINARY: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
+"""A file in a form."""
+
+
+def form(properties: dict[str, Any], *, required: list[str]) -> dict[str, Any]:
+    """The form that an operation reads by itself, for `openapi_extra=`."""
+    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def raw() -> dict[int | str, dict[str, Any]]:
+    """The 200 of an operation that answers with bytes, for `responses=`."""
+    return {200: {"description": "OK", "headers": HEADERS, "content": {"application/octet-stream": {}}}}
 
 
 def ok(model: Any, *, streams: bool = False) -> dict[int | str, dict[str, Any]]:

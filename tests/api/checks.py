@@ -34,6 +34,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "assistant.deleted": schemas.Deleted,
     "thread.deleted": schemas.Deleted,
     "thread.message.deleted": schemas.Deleted,
+    "upload": schemas.Upload,
+    "upload.part": schemas.UploadPart,
 }
 EVENTS: dict[str, type[BaseModel]] = {
     get_args(option.model_fields["event"].annotation)[0]: option.model_fields["data"].annotation
@@ -57,6 +59,9 @@ class Event:
 
 def check_object(body: Json) -> None:
     """Hold a whole object, or a page of them, against its schema."""
+    if body["object"] == "file":
+        check_type(body, schemas.FileDeleted if "deleted" in body else schemas.File)
+        return
     if body["object"] != "list":
         check_type(body, SCHEMAS[body["object"]], partial=body["object"].endswith(".delta"))
         return
@@ -97,6 +102,8 @@ def check_exchange(exchange: Exchange) -> None:
         check_error(exchange.status, exchange.json())
     elif kind == "text/event-stream; charset=utf-8":
         _check_told(exchange)
+    elif kind == "application/octet-stream":
+        assert exchange.target.endswith("/content"), exchange.target
     else:
         assert kind == "application/json", kind
         if exchange.whole:

@@ -27,6 +27,7 @@ async def bare_settings(stack: Stack) -> Settings:
         "DATABASE_URL": f"{url.rpartition('/')[0]}/{NAME}",
         "REDIS_URL": stack.environment["REDIS_URL"],
         "UPSTREAM_BASE_URL": stack.model.base_url,
+        "storage_url": (stack.folder / NAME).as_uri(),
     }
     settings = Settings.model_validate(environment)
     await migrate(settings)
