@@ -6,6 +6,8 @@ The same for everybody who may end a run: the journal of its worker, a client's 
 the thread's row locked before they come here, and the run's row after it: the end of a run hands its thread on.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import cast, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import col
@@ -66,16 +68,32 @@ async def cancel(session: Session, run: Run) -> Run | None:
     return moved and await end(session, moved, "cancelled", attempt="same")
 
 
-async def cancel_all(session: Session, thread_id: str) -> None:
-    """Cancel the active run of a thread here and now, and before it those that wait: none of them shall get its turn.
+async def stop(session: Session, run: Run) -> Json | None:
+    """Cancel a run as its client asked; returns the wire object, `cancelling` as the original had it. None if it is
+    over or being cancelled.
 
-    Whoever follows one of them hears its end, and the worker that is at one does not let the model talk on.
+    A worker that is at it is told, keeps what the model has said so far, and ends it. A run that nobody is at ends here
+    and now.
     """
-    unfinished = select(Run).where(col(Run.thread_id) == thread_id, IS_UNFINISHED)
-    unfinished = unfinished.order_by(col(Run.waiting).desc(), col(Run.position).desc()).with_for_update(key_share=True)
-    for run in (await session.execute(unfinished)).scalars().all():
-        await cancel(session, run)
+    idle = run.owner is None
+    moved = await lifecycle.move(session, run, "cancelling", attempt="next" if idle else "same", tell=False)
+    if moved is None:
+        return None
+    answer = objects.run(moved)
+    if idle:
+        await end(session, moved, "cancelled", attempt="same")
+    else:
         session.signal_cancel(run.id)
+    return answer
+
+
+async def unfinished(session: Session, thread_id: str) -> Sequence[Run]:
+    """The thread's runs that are not over, locked: those that wait before the active one, which would else hand the
+    thread on to them when it is ended.
+    """
+    query = select(Run).where(col(Run.thread_id) == thread_id, IS_UNFINISHED)
+    query = query.order_by(col(Run.waiting).desc(), col(Run.position).desc())
+    return (await session.execute(query.with_for_update(key_share=True))).scalars().all()
 
 
 async def close_torn(session: Session, run: Run) -> None:

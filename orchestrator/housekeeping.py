@@ -6,7 +6,7 @@ it twice, or while the run's worker is alive after all, does no harm: the fence 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import String, func, or_, select, text, update
@@ -71,7 +71,14 @@ async def sweep(database: Database) -> Swept:
         turns=await _hand_on(database, ownerless),
     )
     if swept != Swept():
-        log.info("swept", **asdict(swept))
+        log.info(
+            "swept",
+            orphaned=swept.orphaned,
+            woken=swept.woken,
+            cancelled=swept.cancelled,
+            expired=swept.expired,
+            turns=swept.turns,
+        )
     return swept
 
 

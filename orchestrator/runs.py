@@ -30,8 +30,9 @@ async def create(
     """Queue a run on the thread, after the messages that it brings along.
 
     While another run is active, the request, or else the thread, says what happens: the new one is refused, or it waits
-    for its turn with its messages (at most `room` may), or it takes the place of all that are not over, which are
-    cancelled. Raises InvalidRequest. `lifetime` is in seconds: the run expires that long after its creation.
+    for its turn with its messages (at most `room` may), or all that are not over are cancelled, and it takes the thread
+    as soon as the active one has ended. Raises InvalidRequest. `lifetime` is in seconds: the run expires that long
+    after its creation.
     """
     thread = await threads.retrieve(session, project_id, thread_id, lock=True)
     active = await threads.active_run(session, thread.id)
@@ -43,10 +44,12 @@ async def create(
         raise InvalidRequest(text)
     assistant = await assistants.retrieve(session, project_id, body.assistant_id)
     run = _run(thread, assistant, body, lifetime, body.additional_instructions)
-    if active and policy == "enqueue":
-        return await _wait(session, run, await threads.columns(session, thread, body.additional_messages or ()))
+    if active and policy == "interrupt":
+        for other in await closing.unfinished(session, thread.id):
+            await closing.stop(session, other)
+        active = await threads.active_run(session, thread.id)
     if active:
-        await closing.cancel_all(session, thread.id)
+        return await _wait(session, run, await threads.columns(session, thread, body.additional_messages or ()))
     await threads.add_messages(session, thread, body.additional_messages or ())
     return await _start(session, run)
 
@@ -139,20 +142,13 @@ async def modify(session: Session, project_id: str, thread_id: str, run_id: str,
 
 
 async def cancel(session: Session, project_id: str, thread_id: str, run_id: str) -> Json:
-    """Cancel a run; returns the wire object, `cancelling` as the original had it. Raises InvalidRequest if it is over.
-
-    A worker that is at it is told and ends it. A run that nobody is at ends here and now.
+    """Cancel a run; returns the wire object, `cancelling` as the original had it. Raises InvalidRequest if it is
+    over.
     """
     run = await retrieve(session, project_id, thread_id, run_id, lock=True, ending=True)
-    idle = run.owner is None
-    moved = await lifecycle.move(session, run, "cancelling", attempt="next" if idle else "same", tell=False)
-    if moved is None:
+    answer = await closing.stop(session, run)
+    if answer is None:
         raise InvalidRequest(f"Cannot cancel run with status '{run.status}'.")
-    answer = objects.run(moved)
-    if idle:
-        await closing.end(session, moved, "cancelled", attempt="same")
-    else:
-        session.signal_cancel(run.id)
     return answer
 
 

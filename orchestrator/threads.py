@@ -79,7 +79,9 @@ async def delete(session: Session, project_id: str, thread_id: str) -> str:
     """
     thread = await retrieve(session, project_id, thread_id, lock=True)
     # A run's row is locked before the thread's goes: its worker, in the middle of a line, needs both.
-    await closing.cancel_all(session, thread_id)
+    for run in await closing.unfinished(session, thread_id):
+        await closing.cancel(session, run)  # whoever follows it hears the end
+        session.signal_cancel(run.id)  # and its worker does not let the model talk on
     await session.delete(thread)
     return thread_id
 

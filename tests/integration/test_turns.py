@@ -128,17 +128,39 @@ async def test_a_full_queue_refuses_in_plain_words(scene: Scene) -> None:
 
 
 async def test_interrupt_cancels_what_is_active_and_what_waits_and_takes_the_thread(scene: Scene) -> None:
-    first, waiting = await scene.create(said="1"), await scene.create(said="2")
-    claimed = await scene.claim(first)
+    await scene.create(said="1")
+    await scene.create(said="2")
 
     new = await scene.create("interrupt", "3")
 
     assert [run.status for run in await scene.all()] == ["cancelled", "cancelled", "queued"]
     assert (await scene.active(), await scene.said()) == (new.id, ["1", "3"])
-    assert waiting.id != new.id
+
+
+async def test_interrupt_lets_the_worker_end_its_run_and_write_down_what_it_has_heard(scene: Scene) -> None:
+    first, _ = await scene.create(said="1"), await scene.create(said="2")
+    claimed = await scene.claim(first)
+
+    new = await scene.create("interrupt", "3")
+
+    assert [run.status for run in await scene.all()] == ["cancelling", "cancelled", "queued"]
+    assert (await scene.active(), await scene.said()) == (first.id, ["1"])
     async with scene.bare.database.transaction() as session:
-        with pytest.raises(LeaseLost):
-            await lifecycle.hold(session, claimed)
+        with pytest.raises(RunCancelled):
+            await lifecycle.hold(session, claimed, ending=True)
+        await closing.end(session, claimed, "cancelled", attempt="same")
+    assert (await scene.active(), await scene.said()) == (new.id, ["1", "3"])
+
+
+async def test_a_run_that_interrupts_gets_the_thread_of_a_worker_that_died(scene: Scene) -> None:
+    first = await scene.create()
+    await scene.claim(first)
+    new = await scene.create("interrupt")
+
+    await housekeeping.sweep(scene.bare.database)  # nobody holds the lock of that worker
+
+    assert [run.status for run in await scene.all()] == ["cancelled", "queued"]
+    assert await scene.active() == new.id
 
 
 async def test_of_twenty_runs_that_interrupt_at_once_the_last_is_left(scene: Scene) -> None:
