@@ -1,9 +1,11 @@
 """What the model is sent: the thread as it is, the run's settings as they were given, and nothing else."""
 
+import json
+
 import pytest
 
 from tests.api.checks import Json
-from tests.api.http import CALL, WEATHER, Http, outputs, path_of, read_until
+from tests.api.http import CALL, WEATHER, Http, outputs, path_of, read_until, text_of
 from tests.api.test_threads import PIXEL
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
@@ -189,3 +191,62 @@ def test_calls_that_nobody_answered_stay_out(http: Http, model: RemoteModelServe
     http.wait(http.post(f"/threads/{run['thread_id']}/runs", {"assistant_id": run["assistant_id"]}))
 
     assert [message["role"] for message in sent(model)[-1]["messages"]] == ["user"]
+
+
+def test_case_83_a_second_call_is_dropped_before_anybody_hears_of_it(http: Http, model: RemoteModelServer) -> None:
+    two = (("get_weather", {"city": "Paris"}), ("get_weather", {"city": "Rome"}))
+    model.script(Reply.tool_calls(*two), Reply.tool_calls(*two))
+    assistant = http.assistant(tools=[WEATHER])["id"]
+    path = f"/threads/{http.thread('Weather?')['id']}/runs"
+
+    events = http.stream(path, {"assistant_id": assistant, "parallel_tool_calls": False})
+
+    waiting = next(event.data for event in events if event.name == "thread.run.requires_action")
+    (call,) = waiting["required_action"]["submit_tool_outputs"]["tool_calls"]
+    assert call["function"]["arguments"] == '{"city": "Paris"}'
+    assert not any("Rome" in str(event.data) for event in events)
+    again = http.wait(http.post(f"{path_of(waiting)}/submit_tool_outputs", outputs(waiting)), "requires_action")
+    assert len(again["required_action"]["submit_tool_outputs"]["tool_calls"]) == 1
+
+
+def test_case_82_calls_are_not_heard_where_none_are_allowed(http: Http, model: RemoteModelServer) -> None:
+    model.script(Reply.text("No need.").calling(("get_weather", {})))
+    run = http.finish("Hi", tools=[WEATHER], tool_choice="none")
+
+    (step,) = http.steps(run)
+    assert (run["status"], step["type"]) == ("completed", "message_creation")
+    assert text_of(http.messages(run["thread_id"])[-1]) == "No need."
+
+
+@pytest.mark.parametrize(
+    "format_",
+    [
+        {"type": "json_object"},
+        {"type": "text"},
+        {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "weather",
+                "schema": {
+                    "type": "object",
+                    "required": ["zone", "city"],
+                    "properties": {"zone": {"type": "string"}, "city": {"type": "string"}},
+                    "additionalProperties": False,
+                },
+                "strict": True,
+            },
+        },
+    ],
+    ids=lambda format_: format_["type"],
+)
+def test_case_84_a_response_format_is_kept_and_passed_on_word_for_word(
+    http: Http, model: RemoteModelServer, format_: Json
+) -> None:
+    model.script(Reply.text('{"zone": "CET", "city": "Paris"}'))
+    run = http.finish("Where?", response_format=format_)
+
+    (body,) = sent(model)
+    assert json.dumps(run["response_format"]) == json.dumps(format_)
+    assert json.dumps(body["response_format"]) == json.dumps(format_)
+    answer = json.loads(text_of(http.messages(run["thread_id"])[-1]))
+    assert list(answer) == ["zone", "city"]
