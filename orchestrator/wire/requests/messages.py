@@ -116,8 +116,10 @@ Content = Annotated[
 class Attachment(Part):
     """A file that tools may use in this thread."""
 
+    always = frozenset({"tools"})
+
     file_id: Text
-    tools: Annotated[list[AttachmentTool], Field(max_length=16, fail_fast=True)] | None = None
+    tools: Annotated[list[AttachmentTool], Field(max_length=16, fail_fast=True)] | None = Field(default_factory=list)
 
 
 class CreateMessage(Body):
