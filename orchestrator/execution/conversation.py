@@ -52,11 +52,6 @@ def system(run: Run) -> list[Json]:
     return [{"role": "system", "content": run.instructions}] if run.instructions else []
 
 
-def render(run: Run, history: Iterable[Message | RunStep]) -> list[Json]:
-    """`history`, oldest first, as the messages of a chat completion, after the instructions."""
-    return [*system(run), *tell(units(told(history)))]
-
-
 def told(history: Iterable[Message | RunStep]) -> list[Said | Called]:
     """What of `history` is told at all."""
     found: list[Said | Called] = []

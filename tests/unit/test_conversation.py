@@ -2,11 +2,16 @@
 
 from typing import Any
 
-from orchestrator.execution.conversation import render
+from orchestrator.execution.conversation import system, tell, told, units
 from orchestrator.tables import Message, Run, RunStep
 from orchestrator.wire.objects import text_part
 
 RUN = Run(id="run_2", thread_id="thread_1", assistant_id="asst_1", expires_at=0, model="m", instructions="Be brief.")
+
+
+def render(run: Run, history: list[Message | RunStep]) -> list[Any]:
+    """All of it, as a prompt is put together."""
+    return [*system(run), *tell(units(told(history)))]
 
 
 def said(role: str, text: str, **fields: Any) -> Message:
@@ -58,6 +63,28 @@ def test_torn_messages_stay_out_and_cancelled_ones_stay_in() -> None:
     cancelled = said("assistant", "It was", status="incomplete", incomplete_details={"reason": "run_cancelled"})
 
     assert [message["content"] for message in render(RUN, [torn, open_, cancelled])] == ["Be brief.", "It was"]
+
+
+def test_image_files_stay_as_they_are_stored() -> None:
+    image = {"type": "image_file", "image_file": {"file_id": "file-1", "detail": "low"}}
+    message = Message(thread_id="thread_1", role="user", content=[text_part("What is it?"), image])
+
+    assert render(RUN, [message])[-1]["content"] == [{"type": "text", "text": "What is it?"}, image]
+
+
+def test_what_belongs_together_is_one_unit() -> None:
+    history: list[Message | RunStep] = [
+        said("user", "hi"),
+        said("assistant", "Let me look.", run_id="run_1"),
+        called("run_1", "a", "b"),
+        called("run_1", "c"),
+        said("assistant", "done", run_id="run_1"),
+    ]
+
+    found = units(told(history))
+
+    assert [len(unit.messages) for unit in found] == [1, 3, 2, 1]
+    assert [unit.said for unit in found] == [True, True, False, True]
 
 
 def test_images_make_content_a_list_of_parts() -> None:
