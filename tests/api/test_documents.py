@@ -5,7 +5,7 @@ import pytest
 
 from tests.stack import Stack
 
-OPERATIONS = 27
+OPERATIONS = 39
 STATUSES = {"200", "400", "401", "404", "413", "500", "503"}
 HEADERS = {"x-request-id", "openai-processing-ms", "openai-version"}
 
