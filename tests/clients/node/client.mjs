@@ -1,7 +1,15 @@
 // Holds conversations with one release of the Node client and prints what happened as one JSON object.
-// `node client.mjs PACKAGE`; reads OPENAI_BASE_URL and OPENAI_API_KEY. What the model says is written into the user's
-// message; see tests/fakes/directives.py.
+// `node client.mjs PACKAGE`; reads OPENAI_BASE_URL and OPENAI_API_KEY; and from standard input, as JSON, the `base_url` of a
+// server that plays streams, which `requests` they answer, and the `scripts` of random conversations. What the model says
+// is written into the user's message; see tests/fakes/directives.py.
 
+import { readFileSync } from "node:fs";
+
+import { callAll } from "./helpers.mjs";
+import { listen } from "./listening.mjs";
+import { play } from "./replayed.mjs";
+
+const given = JSON.parse(readFileSync(0));
 const { default: OpenAI } = await import(process.argv[2]);
 const { VERSION } = await import(`${process.argv[2]}/version`);
 const major = Number(VERSION.split(".")[0]);
@@ -20,39 +28,41 @@ const anAssistant = async () => {
 
 const aThread = async (content) => (await client.beta.threads.create({ messages: [{ role: "user", content }] })).id;
 
-// Notes what a stream tells its listeners: each name when it first comes, and what the deltas add up to.
-const listen = (stream) => {
-  const told = { called: [], events: [], text: "", arguments: {} };
-  const note = (names, name) => names.includes(name) || names.push(name);
-  const on = (name, also = () => {}) =>
-    stream.on(name, (...values) => {
-      note(told.called, name);
-      also(...values);
-    });
-  on("runStepCreated");
-  on("runStepDelta");
-  on("runStepDone");
-  on("messageCreated");
-  on("messageDelta");
-  on("messageDone");
-  on("textCreated");
-  on("textDelta", (delta) => (told.text += delta.value ?? ""));
-  on("textDone");
-  on("toolCallCreated");
-  on("toolCallDelta");
-  on("toolCallDone", (call) => (told.arguments[call.id] = call.function.arguments));
-  on("end");
-  stream.on("event", ({ event }) => note(told.events, event));
-  return told;
-};
-
 const outputs = (run) =>
   run.required_action.submit_tool_outputs.tool_calls.map((call) => ({
     tool_call_id: call.id,
     output: `weather of ${JSON.parse(call.function.arguments).city}`,
   }));
 
+// A run on a thread, and after each of its questions the stream that goes on with the answers; the last run.
+const converse = async (assistant, content) => {
+  const thread = await aThread(content);
+  const { runs } = client.beta.threads;
+  let run = await runs.stream(thread, { assistant_id: assistant }).finalRun();
+  while (run.status === "requires_action") {
+    const body = { tool_outputs: outputs(run) };
+    const stream =
+      major < 5
+        ? runs.submitToolOutputsStream(thread, run.id, body)
+        : runs.submitToolOutputsStream(run.id, { thread_id: thread, ...body });
+    run = await stream.finalRun();
+  }
+  return run;
+};
+
 const conversations = {
+  async defaults() {
+    const made = await client.beta.assistants.create({ model: "m" });
+    return { made, read: await client.beta.assistants.retrieve(made.id) };
+  },
+
+  async streamText() {
+    const stream = client.beta.threads.runs.stream(await aThread(GREET), { assistant_id: await anAssistant() });
+    const told = listen(stream);
+    await stream.done();
+    return { text: told.text, contents: told.contents, first: told.heard[0] };
+  },
+
   async streamCalls() {
     const thread = await aThread(CALL);
     const stream = client.beta.threads.runs.stream(thread, { assistant_id: await anAssistant() });
@@ -82,7 +92,8 @@ const conversations = {
     const thread = await aThread(GREET);
     const run = await client.beta.threads.runs.createAndPoll(thread, { assistant_id: await anAssistant() }, POLL);
     const page = await client.beta.threads.messages.list(thread, { limit: 1 });
-    return { status: run.status, text: page.data[0].content[0].text.value, usage: run.usage.total_tokens > 0 };
+    const times = [run.started_at >= run.created_at, run.completed_at > 0, run.expires_at];
+    return { status: run.status, text: page.data[0].content[0].text.value, usage: run.usage.total_tokens > 0, times };
   },
 
   async pageThrough() {
@@ -114,6 +125,20 @@ const conversations = {
     }
     return found;
   },
+
+  async random() {
+    const assistant = await anAssistant();
+    const scripts = [...given.scripts];
+    const ends = [];
+    const worker = async () => {
+      while (scripts.length) ends.push((await converse(assistant, scripts.pop())).status);
+    };
+    await Promise.all([...Array(8)].map(worker));
+    return { ends };
+  },
+
+  helpers: () => callAll(client, major),
+  replayed: () => play(new OpenAI({ maxRetries: 0, baseURL: given.base_url }), major, given.requests),
 };
 
 const told = { version: VERSION };
