@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import errors
+from api import document, errors
 from api.beta import ASSISTANTS_V2
 from api.context import RequestContext
 from api.limits import BodyLimit, JsonBodies
@@ -51,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     errors.install(app)
+    document.install(app)
     v1 = APIRouter(prefix="/v1")
     for module in (assistants, runs, threads, messages, run_steps):  # /threads/runs goes before /threads/{id}
         v1.include_router(module.router, dependencies=[ASSISTANTS_V2])

@@ -7,6 +7,8 @@ from tests.stack import Stack
 
 OPERATIONS = 39
 STATUSES = {"200", "400", "401", "404", "413", "500", "503"}
+PASSED_ON = {"createChatCompletion", "createEmbedding"}
+"""Whose statuses are the model server's."""
 HEADERS = {"x-request-id", "openai-processing-ms", "openai-version"}
 
 
@@ -29,7 +31,8 @@ def test_the_document_describes_every_operation_with_its_answers(address: str) -
         assert operation["summary"], name
         assert operation["description"], name
         assert set(operation["responses"]) >= STATUSES, name
-        assert all(status.isdigit() for status in operation["responses"]), name
+        assert "422" not in operation["responses"], name
+        assert name in PASSED_ON or all(status.isdigit() for status in operation["responses"]), name
         assert operation["responses"]["200"]["content"], name
         assert set(operation["responses"]["200"]["headers"]) >= HEADERS, name
         assert operation["security"] == [{"HTTPBearer": []}], name
