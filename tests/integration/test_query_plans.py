@@ -13,11 +13,11 @@ import pytest_asyncio
 from sqlalchemy import ColumnElement, delete, event, insert, select, text
 from sqlmodel import SQLModel, col
 
-from orchestrator import assistants, messages, run_steps, runs, threads
+from orchestrator import assistants, files, messages, run_steps, runs, threads
 from orchestrator.db import Session
 from orchestrator.resources import Resources
-from orchestrator.tables import Assistant, Message, Project, Run, RunStep, Thread
-from orchestrator.wire.requests import ListMessagesQuery, ListQuery, ListRunStepsQuery, ListThreadsQuery
+from orchestrator.tables import Assistant, File, Message, Project, Run, RunStep, Thread
+from orchestrator.wire.requests import ListFilesQuery, ListMessagesQuery, ListQuery, ListRunStepsQuery, ListThreadsQuery
 
 Json = Any
 Verb = Callable[..., Awaitable[Any]]
@@ -59,6 +59,14 @@ async def _threads(session: Session, **query: Json) -> None:
     await threads.list_(session, PROJECT, ListThreadsQuery(**query))
 
 
+async def _files(session: Session, **query: Json) -> None:
+    await files.list_(session, PROJECT, ListFilesQuery(**query))
+
+
+async def _pictures(session: Session, **query: Json) -> None:
+    await _files(session, purpose="vision", **query)
+
+
 def _of_run(run_id: str) -> Verb:
     async def listed(session: Session, **query: Json) -> None:
         await _messages(session, run_id=run_id, **query)
@@ -82,6 +90,8 @@ LISTS: dict[str, Case] = {
     "assistants": (_assistants, Assistant, col(Assistant.project_id) == PROJECT),
     "threads": (_threads, Thread, col(Thread.project_id) == PROJECT),
     "threads of a user with hundreds": (_of_user("many"), Thread, col(Thread.metadata_).contains({"user": "many"})),
+    "files": (_files, File, col(File.project_id) == PROJECT),
+    "files of a purpose": (_pictures, File, col(File.purpose) == "vision"),
     "threads of a user with one": (_of_user("one"), Thread, col(Thread.metadata_).contains({"user": "one"})),
 }
 
@@ -112,6 +122,9 @@ def _rows() -> Iterator[tuple[type[SQLModel], list[dict[str, Json]]]]:
         Thread,
         [{"id": id_, "project_id": PROJECT, "metadata_": user} for id_, user in zip(others, users, strict=True)],
     )
+    file = {"project_id": PROJECT, "filename": "a", "bytes": 1}
+    purposes = ["vision" if number % 50 == 0 else "assistants" for number in range(MANY)]
+    yield File, [{"id": f"file-{number}", "purpose": purpose, **file} for number, purpose in enumerate(purposes)]
     run = {"assistant_id": "asst_0", "model": "m", "expires_at": 0, "status": "completed"}
     ids = [COMMON, RARE, *(f"run_{number}" for number in range(MANY))]
     yield Run, [{"id": id_, "thread_id": LONG, **run} for id_ in ids]
@@ -139,7 +152,8 @@ async def test_a_page_is_an_index_scan_wherever_it_begins(crowded: Resources, na
     verb, table, scope = LISTS[name]
     async with crowded.database.transaction() as session:
         ids = (await session.execute(select(table.id).where(scope).order_by(table.position))).scalars().all()
-    cursors = [{}, *({key: ids[place]} for key in ("after", "before") for place in (0, len(ids) // 2, -1))]
+    keys = ("after",) if table is File else ("after", "before")  # the original's list of files has no way back
+    cursors = [{}, *({key: ids[place]} for key in keys for place in (0, len(ids) // 2, -1))]
 
     for cursor in cursors:
         async with crowded.database.transaction() as session:
