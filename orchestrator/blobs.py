@@ -76,9 +76,7 @@ async def hand_over(session: Session, part_ids: Sequence[str], file_id: str) -> 
     """Make a file the owner of the blobs of these parts, in this order."""
     places = {part_id: place for place, part_id in enumerate(part_ids)}
     found = await session.execute(select(col(Blob.id), col(Blob.part_id)).where(col(Blob.part_id).in_(part_ids)))
-    rows = [
-        {"id": blob, "part_id": None, "file_id": file_id, "ordinal": places[str(part)]} for blob, part in found.tuples()
-    ]
+    rows = [{"id": blob, "part_id": None, "file_id": file_id, "ordinal": places[str(part)]} for blob, part in found]
     await session.execute(update(Blob), rows)
 
 
@@ -86,7 +84,7 @@ async def of_files(session: Session, file_ids: Sequence[str]) -> dict[str, list[
     """The blobs of these files, in their order."""
     query = select(col(Blob.file_id), col(Blob.id), col(Blob.bytes)).where(col(Blob.file_id).in_(file_ids))
     found: dict[str, list[Arrived]] = {file_id: [] for file_id in file_ids}
-    for file_id, blob, size in (await session.execute(query.order_by(col(Blob.ordinal)))).tuples():
+    for file_id, blob, size in await session.execute(query.order_by(col(Blob.ordinal))):
         found[str(file_id)].append(Arrived(blob, size))
     return found
 
@@ -94,7 +92,7 @@ async def of_files(session: Session, file_ids: Sequence[str]) -> dict[str, list[
 async def of_parts(session: Session, part_ids: Sequence[str]) -> list[Arrived]:
     """The blobs of these parts, in this order."""
     query = select(col(Blob.part_id), col(Blob.id), col(Blob.bytes)).where(col(Blob.part_id).in_(part_ids))
-    found = {part: Arrived(blob, size) for part, blob, size in (await session.execute(query)).tuples()}
+    found = {part: Arrived(blob, size) for part, blob, size in (await session.execute(query))}
     return [found[part] for part in part_ids if part in found]
 
 

@@ -87,7 +87,8 @@ class LocalStorage:
         return self._objects / key.rpartition("_")[2][:2] / key
 
     def _create(self, key: str) -> BinaryIO:
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._incoming, self._objects):  # parents get another mode
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._incoming / key, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         return os.fdopen(descriptor, "wb")
 
@@ -101,7 +102,7 @@ class LocalStorage:
         _flush(file)
         file.close()
         place = self._place(key)
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
         (self._incoming / key).rename(place)
         for folder in (place.parent, self._objects):  # the names must survive a power failure too
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -254,7 +254,7 @@ def test_case_133_a_file_expires_when_its_client_said(working: Stack, http: Http
     ],
 )
 def test_case_133_wrong_expiries_are_refused(http: Http, fields: dict[str, str], param: str, code: str) -> None:
-    refused = error(send(http, **{f"expires_after{name}": value for name, value in fields.items()}))
+    refused = error(send(http, b"x", "a.txt", **{f"expires_after{name}": value for name, value in fields.items()}))
 
     assert (refused["param"], refused["code"]) == (param, code)
 
