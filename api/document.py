@@ -1,6 +1,6 @@
 """/openapi.json: what FastAPI makes of the routes, less what is not true here.
 
-FastAPI documents 422 for whatever it validates, with a body of its own; here that is 400, with the envelope of all errors.
+FastAPI documents 422 for whatever it validates, with a body of its own; here that is 400, with the usual envelope.
 """
 
 from typing import Any

@@ -216,7 +216,10 @@ class NewVectorStore(Part):
 class FileSearchResources(FileSearchOverride):
     """The vector store to search, existing or to be created."""
 
-    vector_stores: Annotated[list[NewVectorStore], Field(max_length=1, fail_fast=True)] | None = None
+    vector_stores: Annotated[list[NewVectorStore], Field(max_length=1, fail_fast=True)] | None = Field(
+        default=None, exclude=True
+    )
+    """What to create; never stored or shown: what was created is among the ids."""
 
     @model_validator(mode="after")
     def _one_way_only(self) -> "FileSearchResources":
