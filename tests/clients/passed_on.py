@@ -1,4 +1,4 @@
-"""Ask for completions, embeddings and models with the client that is installed here; print what came as one JSON object.
+"""Ask for completions, embeddings and models with the client that is installed here; print it all as one JSON object.
 
 `python -m tests.clients.passed_on` reads OPENAI_BASE_URL and OPENAI_API_KEY. As in `__main__`, nothing else than the
 standard library and `openai` may be needed.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -216,6 +217,35 @@ async def test_an_upstream_that_asks_for_minutes_is_given_up(server: ModelServer
 
     assert failed.code == "rate_limit_exceeded"
     assert server.request_count == 1
+
+
+async def test_a_wait_that_outlasts_the_run_is_not_begun(
+    server: ModelServer, model: OpenAIModel, pauses: Pauses
+) -> None:
+    server.script(Reply.error(503, retry_after=1), Reply.error(429, "Busy", retry_after=30), HELLO)
+
+    with pytest.raises(RunFailure) as raised:
+        await hear(model, prompt(expires_at=int(time.time()) + 20))
+
+    assert (raised.value.code, raised.value.message) == ("rate_limit_exceeded", "Busy")
+    assert len(pauses.waits) == 1
+    assert server.request_count == 2
+
+
+@pytest.mark.parametrize("arguments", ["", "Paris", '{"city": "Par', "[1]", "null", '{"city": "Paris"}'])
+async def test_earlier_arguments_are_always_an_object_for_the_upstream(
+    server: ModelServer, model: OpenAIModel, arguments: str
+) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    asked = Prompt("gpt-4o", [{"role": "assistant", "content": None, "tool_calls": [call]}], [])
+
+    await hear(model, asked)
+
+    (sent,) = server.requests[0].body["messages"][0]["tool_calls"]
+    whole = arguments == '{"city": "Paris"}'
+    expected = {"city": "Paris"} if whole else {"malformed_arguments": arguments}
+    assert json.loads(sent["function"]["arguments"]) == expected
+    assert call["function"] == {"name": "f", "arguments": arguments}
 
 
 async def test_a_prompt_that_is_too_long_is_an_invalid_prompt(server: ModelServer, model: OpenAIModel) -> None:
@@ -445,6 +475,28 @@ async def test_models_are_listed_and_found(model: OpenAIModel) -> None:
     assert "gpt-4o" in {found["id"] for found in await model.models()}
     assert (await model.retrieve("gpt-4o") or {})["object"] == "model"
     assert await model.retrieve("nothing") is None
+
+
+@pytest.mark.parametrize("bare", [True, False])
+async def test_what_a_model_lacks_is_filled_in(unused_tcp_port_factory: Callable[[], int], bare: bool) -> None:
+    cards = [{"id": "a/b"}, {"id": 7, "created": 1.5, "owned_by": None, "object": "x", "context": 8192}]
+    body = json.dumps(cards if bare else {"data": cards}).encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        await reader.read()
+        writer.close()
+
+    port = unused_tcp_port_factory()
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", port),
+        OpenAIModel(settings(f"http://127.0.0.1:{port}/v1")) as model,
+    ):
+        found = await model.models()
+
+    filled = {"object": "model", "owned_by": "unknown", "shutdown_date": None}
+    assert found == [{**filled, "id": "a/b", "created": 0}, {**filled, "id": "7", "created": 1, "context": 8192}]
 
 
 async def test_a_list_that_is_none_is_unavailable(unused_tcp_port_factory: Callable[[], int]) -> None:

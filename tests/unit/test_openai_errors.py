@@ -27,6 +27,7 @@ def answer(status: int, message: str = "Oh no", *, code: str | None = None, **he
         (answer(429, QUOTA, code="insufficient_quota"), "rate_limit_exceeded", QUOTA),
         (answer(429, ""), "rate_limit_exceeded", "Rate limit reached for gpt-4o."),
         (answer(400, "Too long", code="context_length_exceeded"), "invalid_prompt", "Too long"),
+        (answer(400, "Cannot fetch it", code="invalid_image_url"), "invalid_image_url", "Cannot fetch it"),
         (answer(422, ""), "invalid_prompt", "The model did not accept the prompt."),
         (answer(404, "x", code="model_not_found"), "server_error", "The model 'gpt-4o' does not exist."),
         (answer(404, 'model "gpt-4o" not found'), "server_error", "The model 'gpt-4o' does not exist."),
@@ -51,6 +52,18 @@ def test_the_run_ends_with_the_code_and_text_that_clients_know(
 )
 def test_any_body_of_an_error_is_survived(body: bytes) -> None:
     assert UpstreamTrouble.from_answer(502, body, {}).failure("m").message == SORRY
+
+
+@pytest.mark.parametrize("name", ["x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "cf-ray"])
+def test_the_upstreams_name_for_the_request_is_found(name: str) -> None:
+    assert UpstreamTrouble.from_answer(500, b"", {name: "abc"}).facts("m")["upstream_request_id"] == "abc"
+
+
+def test_the_log_is_told_facts_and_no_words() -> None:
+    facts = answer(400, "You said: I am Ada", code="invalid_prompt").facts("m")
+
+    assert (facts["status"], facts["code"]) == (400, "invalid_prompt")
+    assert "Ada" not in str(facts)
 
 
 def test_an_error_without_an_envelope_is_read() -> None:
@@ -123,3 +136,7 @@ def test_the_operator_gets_a_hint() -> None:
     assert "UPSTREAM_API_KEY" in (answer(401).hint("m") or "")
     assert "'m'" in (answer(404, code="model_not_found").hint("m") or "")
     assert answer(500).hint("m") is None
+
+
+def test_a_web_page_hints_at_the_address() -> None:
+    assert "UPSTREAM_BASE_URL" in str(UpstreamTrouble("web_page").hint("m"))

@@ -234,6 +234,28 @@ def test_a_call_waits_for_its_name() -> None:
     assert found == [("call_a", "f", "{}")]
 
 
+def test_a_call_without_arguments_gets_an_empty_object() -> None:
+    found = calls(fragment(0, "call_a", "f", ""), fragment(1, "call_b", "g", "{}"), fragment(2, "call_c", "h", None))
+
+    assert found == [("call_a", "f", "{}"), ("call_b", "g", "{}"), ("call_c", "h", "{}")]
+
+
+def test_a_call_that_was_cut_off_gets_nothing() -> None:
+    heard = hear(event({"tool_calls": [fragment(0, "call_a", "f", "")]}), event({}, "length"), DONE)
+
+    assert heard[:-1] == [ToolCallDelta(0, "call_a", "f", "")]
+
+
+@pytest.mark.parametrize("frames", [[DONE], [b'data: {"choices":[]}\n\n', DONE], [event({"role": "assistant"}), DONE]])
+def test_an_end_without_a_beginning_is_no_reply(frames: list[bytes]) -> None:
+    with pytest.raises(UpstreamTrouble, match="no_reply"):
+        hear(*frames)
+
+
+def test_silence_is_a_reply_if_it_is_said_to_be_one() -> None:
+    assert hear(event({}, "stop"), DONE) == [Finished("stop", Usage(), "req_1")]
+
+
 def test_too_many_calls_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_reply, "MAX_CALLS", 3)
 

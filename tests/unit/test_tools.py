@@ -1,7 +1,10 @@
 """Tools: what the model is told when its call cannot be answered."""
 
+import pytest
+
+from orchestrator.errors import RunFailure
 from orchestrator.foreign import Json
-from orchestrator.tools import Toolbox, ToolCall
+from orchestrator.tools import MAX_INVENTED, Toolbox, ToolCall
 from orchestrator.tools.function import Function
 
 
@@ -25,6 +28,15 @@ async def test_a_tool_that_is_not_there_tells_the_model_what_is() -> None:
     output = await Toolbox([function]).answer(ToolCall("call_1", "other", "{}"))
 
     assert output == "Error: there is no tool named 'other'. Tools: known."
+
+
+async def test_a_model_that_keeps_calling_what_is_not_there_fails_the_run() -> None:
+    box = Toolbox([])
+    for number in range(MAX_INVENTED):
+        assert await box.answer(ToolCall(f"call_{number}", "other", "{}")) is not None
+
+    with pytest.raises(RunFailure, match="keeps calling tools"):
+        await box.answer(ToolCall("call_x", "other", "{}"))
 
 
 async def test_a_function_is_the_clients_to_answer() -> None:
