@@ -31,7 +31,9 @@ MARGIN: Final = 1.1
 REPLY: Final = 3
 """Tokens that begin the model's answer."""
 MESSAGE: Final = 3
-"""Tokens around every message."""
+"""Tokens around every message, where the encoding is the model's own."""
+TEMPLATE: Final = 6
+"""Tokens around every message elsewhere: the chat templates of open models spell out what OpenAI has in three."""
 CALL: Final = 8
 """Tokens around every tool call, and around every tool on offer."""
 IMAGE: Final = {"low": 85}
@@ -74,9 +76,10 @@ def count(model: str, text: str) -> int:
 
 def count_messages(model: str, messages: Sequence[Json]) -> list[int]:
     """The tokens of each message of a chat completion: what is said, called and shown, and what is around it."""
+    around = MESSAGE if encoding(model)[1] else TEMPLATE
     parts = [_parts(message) for message in messages]
     counted = iter(_count(model, [text for texts, _ in parts for text in texts]))
-    return [extra + sum(next(counted) for _ in texts) for texts, extra in parts]
+    return [around + extra + sum(next(counted) for _ in texts) for texts, extra in parts]
 
 
 def count_offers(model: str, *offers: Json) -> int:
@@ -95,7 +98,7 @@ async def measure(model: str, messages: Sequence[Json]) -> list[int]:
 def bound(message: Json) -> int:
     """At least the tokens of a message, for any model, at no cost."""
     texts, extra = _parts(message)
-    return extra + sum(map(_bound, texts))
+    return TEMPLATE + extra + sum(map(_bound, texts))
 
 
 def bound_offers(*offers: Json) -> int:
@@ -124,7 +127,7 @@ def _parts(message: Json) -> _Parts:
     for call in message.get("tool_calls") or ():
         texts += [call["function"]["name"], call["function"]["arguments"]]
         extra += CALL
-    return texts, extra + MESSAGE
+    return texts, extra
 
 
 def _content(content: Json) -> _Parts:

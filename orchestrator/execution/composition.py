@@ -53,9 +53,9 @@ async def estimate(prompt: Prompt, reply: Reply) -> Usage:
     """What a turn has cost, for model servers that do not tell: our count of what was sent and of what was heard."""
     calls = [{"function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in reply.calls]
     said = {"content": "".join([*reply.text, *reply.refusal]), "tool_calls": calls}
-    *asked, answered = await tokens.measure(prompt.model, [*prompt.messages, said])
+    *asked, answered, around = await tokens.measure(prompt.model, [*prompt.messages, said, {}])
     offered = tokens.count_offers(prompt.model, *prompt.tools, _schema(prompt.response_format))
-    return Usage(sum(asked) + offered + tokens.REPLY, answered - tokens.MESSAGE)
+    return Usage(sum(asked) + offered + tokens.REPLY, answered - around)
 
 
 def _schema(response_format: Json) -> Json | None:

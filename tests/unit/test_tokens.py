@@ -80,7 +80,7 @@ def test_an_image_costs_what_its_detail_says_however_it_is_sent(part: dict[str, 
     message = {"role": "user", "content": [part]}
 
     assert tokens.count_messages("gpt-4o", [message]) == [tokens.MESSAGE + cost]
-    assert tokens.bound(message) == tokens.MESSAGE + cost
+    assert tokens.count_messages("llama-3", [message]) == [tokens.bound(message)] == [tokens.TEMPLATE + cost]
 
 
 def test_tools_and_schemas_cost_their_json() -> None:
