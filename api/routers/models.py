@@ -31,7 +31,7 @@ async def retrieve(model: str, resources: OpenResources) -> Response:
     return _missing(model) if found is None else reply(found)
 
 
-@router.delete("/{model:path}", operation_id="deleteModel", responses=FORBIDDEN)
+@router.delete("/{model:path}", operation_id="deleteModel", responses={**schemas.ok(schemas.Deleted), **FORBIDDEN})
 async def delete(model: str, resources: OpenResources) -> Response:
     """Delete a fine-tuned model. There is none yet, and the model server's own are not ours to delete."""
     if await resources.model.retrieve(model) is None:

@@ -127,7 +127,7 @@ class Deleted(BaseModel):
     """What is left of a deleted object."""
 
     id: str
-    object: Literal["assistant.deleted", "thread.deleted", "thread.message.deleted"]
+    object: Literal["assistant.deleted", "thread.deleted", "thread.message.deleted", "model"]
     deleted: bool
 
 
