@@ -140,7 +140,8 @@ class UpstreamTrouble(AssistantdError):
         """Whether the upstream says that it has no such model."""
         if self.code == "model_not_found":
             return True
-        return self.status == 404 and model in self.message
+        named = rf"(?<![\w./-]){re.escape(model)}(?![\w/-])"
+        return self.status == 404 and re.search(named, self.message) is not None
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

@@ -19,6 +19,9 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, C
 
 from orchestrator.embedded.model.cache import Step
 from orchestrator.embedded.model.fetching import ensure
+from orchestrator.errors import Relayed
+from orchestrator.openai_gateway import Gateway, Question
+from orchestrator.settings import Settings
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
@@ -228,3 +231,19 @@ async def test_what_is_not_there_is_told_in_the_envelope(client: openai.AsyncOpe
     models = await client.models.list()
 
     assert [model.id for model in models.data] == ["qwen2.5-coder-0.5b-instruct"]
+
+
+async def test_completions_are_passed_on_to_it_and_embeddings_are_refused_clearly(base_url: str) -> None:
+    given = {"DATABASE_URL": "postgresql://x", "REDIS_URL": "redis://x", "UPSTREAM_BASE_URL": base_url}
+    body = {"model": "qwen2.5-coder-0.5b-instruct", "messages": [HELLO], "max_tokens": 8, "stream": True}
+    asked = Question(json.dumps(body).encode(), "qwen2.5-coder-0.5b-instruct", "req_1", streams=True)
+    async with Gateway(Settings.model_validate(given)) as gateway:
+        async with gateway.complete(asked) as answer:
+            heard = b"".join([piece async for piece in answer.pieces])
+        with pytest.raises(Relayed, match="This server has /v1/chat/completions") as refused:
+            async with gateway.embed(Question(b'{"model":"m","input":"x"}', "m", "req_2"), "base64"):
+                pass
+
+    assert answer.streams
+    assert heard.endswith(b"data: [DONE]\n\n")
+    assert refused.value.status == 404

@@ -32,6 +32,8 @@ def answer(status: int, message: str = "Oh no", *, code: str | None = None, **he
         (answer(404, "x", code="model_not_found"), "server_error", "The model 'gpt-4o' does not exist."),
         (answer(404, 'model "gpt-4o" not found'), "server_error", "The model 'gpt-4o' does not exist."),
         (answer(404, "Not Found"), "server_error", SORRY),
+        (answer(404, "No route /v1/gpt-4o-mini"), "server_error", SORRY),
+        (answer(404, "No such model: gpt-4o."), "server_error", "The model 'gpt-4o' does not exist."),
         (answer(401, "Incorrect API key provided: sk-abcdef"), "server_error", SORRY),
         (answer(403), "server_error", SORRY),
         (answer(302), "server_error", SORRY),
