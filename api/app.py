@@ -21,8 +21,16 @@ from orchestrator.settings import Settings, get_settings
 DESCRIPTION = """
 The Assistants API, hosted by whoever wants to: change `base_url`, nothing else.
 
-Extension of the original: `GET /v1/threads/{thread_id}/runs/{run_id}/events` follows a run that is under way; every
-event stream has event ids and resumes with `Last-Event-ID`.
+Extensions of the original, which clients that do not know them never meet:
+
+- `on_active_run` of runs and threads: a run that is created while another is active is refused (`reject`, as it was),
+  waits for its turn (`enqueue`) or takes it (`interrupt`);
+- `GET /v1/threads` lists threads, by metadata too;
+- `wait` on `GET /v1/threads/{thread_id}/runs/{run_id}`: the answer comes when the run is over or waits for outputs;
+- `GET /v1/threads/{thread_id}/runs/{run_id}/events` follows a run that is under way; every event stream has event ids
+  and resumes with `Last-Event-ID`.
+
+Answers about runs that move say in `openai-poll-after-ms` when to ask again.
 """
 
 
