@@ -187,7 +187,7 @@ def test_empty_tool_resources_are_legal(model: type[BaseModel], resources: Any) 
 def test_vector_stores_to_be_made_are_no_part_of_what_is_stored(nothing: Any) -> None:
     body = CreateThread.model_validate({"tool_resources": {"file_search": {"vector_stores": nothing}}})
 
-    assert body.model_dump(exclude_unset=True) == {"tool_resources": {"file_search": {}}}
+    assert body.model_dump(exclude_unset=True) == {"tool_resources": {"file_search": {"vector_store_ids": []}}}
 
 
 def test_the_largest_allowed_values_are_allowed() -> None:

@@ -166,7 +166,14 @@ class CodeInterpreterResources(Part):
 class FileSearchOverride(Part):
     """The vector store to search, where none can be created on the way."""
 
-    vector_store_ids: Annotated[list[Text], Field(max_length=1, fail_fast=True)] | None = None
+    always = frozenset({"vector_store_ids"})
+
+    vector_store_ids: Annotated[list[Text], Field(max_length=1, fail_fast=True)] | None = Field(default_factory=list)
+
+    @field_validator("vector_store_ids")
+    @classmethod
+    def _null_is_none_of_them(cls, value: list[str] | None) -> list[str]:
+        return value or []
 
 
 class StaticChunking(Part):
@@ -223,7 +230,7 @@ class FileSearchResources(FileSearchOverride):
 
     @model_validator(mode="after")
     def _one_way_only(self) -> "FileSearchResources":
-        if self.vector_store_ids is not None and self.vector_stores is not None:
+        if self.vector_store_ids and self.vector_stores is not None:
             raise refusal("Invalid '{param}': 'vector_store_ids' and 'vector_stores' are mutually exclusive.")
         return self
 
