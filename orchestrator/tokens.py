@@ -5,12 +5,15 @@
 | gpt-4o, gpt-4.1, gpt-4.5, gpt-5, o1, o3, o4, chatgpt-4o | o200k_base | exact |
 | gpt-oss | o200k_harmony | exact |
 | gpt-4, gpt-3.5 | cl100k_base | exact |
-| qwen | qwen3.5 | an estimate: earlier ones have a smaller vocabulary |
-| everything else | o200k_base | an estimate |
+| qwen3.5 | qwen3.5 | exact |
+| everything else | o200k_base, and a surcharge for digits | an estimate |
+
+Many open models read digit by digit what o200k takes in threes. With that, Qwen 2.5 was estimated within 7 % for prose,
+code, Japanese and numbers. (The table of Qwen 3.5 is of no use for it: it has half the tokens for Japanese.)
 
 Texts are exact where the encoding is; what a provider wraps around them is not public. Messages are counted as OpenAI's
 cookbook does, images by the documented price of their `detail`, tools and schemas as their JSON, which is a little more
-than the provider makes of it. `MARGIN` is what an estimate may be wrong by; code with long numbers is worse.
+than the provider makes of it. `MARGIN` is what an estimate may be wrong by.
 
 An encoding is loaded when it is first needed (0.2 to 0.8 seconds and 30 to 110 MB, once a process, and the library
 keeps the interpreter to itself meanwhile). So whoever can do without a count does: `bound` costs nothing and is never
@@ -48,7 +51,7 @@ _ENCODINGS: Final = (  # the first that fits
     (re.compile(r"gpt-?oss"), "o200k_harmony", True),
     (re.compile(r"(chat)?gpt-?(4o|4\.1|4\.5|5)|o\d(-|$)"), _O200K, True),
     (re.compile(r"gpt-?(4|3)"), _CL100K, True),
-    (re.compile(r"qw(en|q)"), "qwen3.5", False),
+    (re.compile(r"qwen-?3\.5"), "qwen3.5", True),
 )
 
 
@@ -110,12 +113,19 @@ def _count(model: str, texts: Iterable[str]) -> list[int]:
     given = list(texts)
     if not given:
         return []
-    counted: list[int] = toktok.batch_count(given, encoding(model)[0], threads=1)
-    return counted
+    name, exact = encoding(model)
+    counted: list[int] = toktok.batch_count(given, name, threads=1)
+    if exact:
+        return counted
+    return [min(_bound(text), size + _digits(text) * 2 // 3) for text, size in zip(given, counted, strict=True)]
 
 
 def _bound(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
+
+
+def _digits(text: str) -> int:
+    return sum(map(text.count, "0123456789"))
 
 
 def _parts(message: Json) -> _Parts:

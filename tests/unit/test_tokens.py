@@ -38,7 +38,8 @@ def test_texts_are_counted_as_openai_counts_them(text: str) -> None:
         ("gpt-4", "cl100k_base", True),
         ("gpt-4-turbo", "cl100k_base", True),
         ("gpt-oss-20b", "o200k_harmony", True),
-        ("Qwen/Qwen2.5-7B-Instruct", "qwen3.5", False),
+        ("Qwen/Qwen3.5-9B", "qwen3.5", True),
+        ("Qwen/Qwen2.5-7B-Instruct", "o200k_base", False),
         ("olmo-2", "o200k_base", False),
         ("meta-llama/Llama-3.1-8B-Instruct", "o200k_base", False),
         ("ft:", "o200k_base", False),
@@ -47,6 +48,21 @@ def test_texts_are_counted_as_openai_counts_them(text: str) -> None:
 )
 def test_a_models_name_tells_its_encoding(model: str, encoding: str, exact: bool) -> None:
     assert tokens.encoding(model) == (encoding, exact)
+
+
+@pytest.mark.parametrize(
+    ("text", "real"),
+    [
+        ("The quick brown fox jumps over the lazy dog, and nobody minds. " * 8, 120),
+        ("1234567890 " * 20, 227),
+        ("お誕生日おめでとうございます。" * 15, 142),
+    ],
+    ids=["prose", "digits", "japanese"],
+)
+def test_an_estimate_is_near_what_an_open_model_has_counted(text: str, real: int) -> None:
+    message = {"role": "user", "content": text}
+
+    assert abs(tokens.count_messages("qwen2.5-coder-0.5b-instruct", [message])[0] - real) < 0.12 * real
 
 
 def test_messages_cost_what_is_around_them_and_calls_what_is_in_them() -> None:
@@ -99,7 +115,7 @@ def test_a_bound_is_never_below_the_count() -> None:
     for _ in range(300):
         text = "".join(dice.choices(dice.choice(alphabets), k=dice.randrange(80)))
         message = {"role": "user", "content": text}
-        for model in ("gpt-4o", "gpt-4", "qwen3"):
+        for model in ("gpt-4o", "gpt-4", "qwen3.5", "qwen3"):
             assert tokens.count_messages(model, [message])[0] <= tokens.bound(message)
 
 
