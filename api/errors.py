@@ -32,6 +32,7 @@ from orchestrator.errors import (
     Unauthenticated,
     Unavailable,
 )
+from orchestrator.storage import StorageError
 from orchestrator.wire import schemas
 
 SERVER_ERROR = (
@@ -101,6 +102,7 @@ UPLOADING: dict[int | str, dict[str, Any]] = {
 def install(app: FastAPI) -> None:
     """Make this application answer every error with the envelope."""
     app.exception_handler(ClientError)(_client_error)
+    app.exception_handler(StorageError)(_storage_away)
     app.exception_handler(RequestValidationError)(_validation_error)
     app.exception_handler(HTTPException)(_http_error)
     for away in (
@@ -193,6 +195,11 @@ def _allowed(request: Request) -> str:
 
 async def _backend_away(_request: Request, error: Exception) -> Response:
     return _unavailable(error)
+
+
+async def _storage_away(_request: Request, error: StorageError) -> Response:
+    log.error("storage_failed", reason=error.reason)
+    return client_error(error)
 
 
 async def _database_error(_request: Request, error: sql_errors.DBAPIError) -> Response:

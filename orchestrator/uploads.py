@@ -177,7 +177,7 @@ async def _check_md5(
     except MissingBytesError as error:
         async with database.transaction() as session:  # it was cancelled in the meantime, most likely
             await pending(session, project_id, upload_id, "complete")
-        raise StorageError from error
+        raise StorageError("the bytes of a part are missing") from error
     if digest.hexdigest() != (body.md5 or "").lower():
         message = f"The parts have the MD5 checksum {digest.hexdigest()}, not the one that was sent."
         raise InvalidRequest(message, param="md5", code="invalid_value")

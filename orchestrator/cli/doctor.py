@@ -36,6 +36,7 @@ def doctor(data: DataOption = None) -> None:
         redis_url=environment("REDIS_URL") or (state.redis_url if state else ""),
         upstream_url=environment("UPSTREAM_BASE_URL") or (state.upstream_base_url if state else ""),
         upstream_key=environment("UPSTREAM_API_KEY") or "none",
+        storage_url=environment("ASSISTANTD_STORAGE_URL") or (home.files.as_uri() if state else ""),
         given=frozenset(name for name in REPLACING if environment(name)),
     )
     bad = sum(

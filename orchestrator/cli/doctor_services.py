@@ -10,6 +10,7 @@ import asyncpg
 
 from orchestrator.cli.console import hint
 from orchestrator.cli.findings import Check, Finding, Patient, failed, ok, skipped
+from orchestrator.echo import echo
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.process import EmbeddedError
 from orchestrator.embedded.upstream import is_address
@@ -126,6 +127,35 @@ def model(patient: Patient) -> Finding:
     return ok(f"{name} answers in {time.monotonic() - begin:.1f} s")
 
 
+def storage(patient: Patient) -> Finding:
+    """Whether bytes that are written to the storage can be read again, and removed."""
+    if not patient.storage_url:
+        return skipped(NOT_RUNNING)
+    from pydantic import SecretStr, ValidationError
+
+    from orchestrator.settings import Settings
+    from orchestrator.storage import MissingBytesError, StorageError, opening
+
+    shown = echo(patient.storage_url, 200)
+    try:
+        settings = Settings(
+            DATABASE_URL=SecretStr(""),
+            REDIS_URL=SecretStr(""),
+            storage_url=patient.storage_url,
+            storage_timeout=TIMEOUT,
+        )
+        with opening.opened(settings) as opened:
+            asyncio.run(opening.probe(opened))
+    except ValidationError as error:
+        wrong = ", ".join(sorted({f"ASSISTANTD_{str(each['loc'][0]).upper()}" for each in error.errors()}))
+        return failed(f"the settings are wrong: {wrong}", "An address is file:///folder or s3://bucket/prefix.")
+    except StorageError as error:
+        return failed(f"{shown}: {error.reason}", "Check ASSISTANTD_STORAGE_URL, and who may write there.")
+    except MissingBytesError:
+        return failed(f"{shown} does not give back what was written", "Check that nothing else removes files there.")
+    return ok(f"{shown} takes files and gives them back")
+
+
 async def _schema(database_url: str) -> Schema:
     connection = await asyncpg.connect(database_url, timeout=TIMEOUT, command_timeout=TIMEOUT)
     try:
@@ -149,6 +179,7 @@ def _head() -> str | None:
 CHECKS: dict[str, Check] = {
     "database": database,
     "broker": broker,
+    "storage": storage,
     "api": api,
     "worker": worker,
     "model": model,

@@ -45,6 +45,7 @@ class Patient:
     upstream_url: str
     upstream_key: str
     given: frozenset[str] = frozenset()
+    storage_url: str = ""
 
     def look(self, service: str, variable: str) -> str:
         """Where to look when a service does not work: at its address if it is not ours, else at its log."""

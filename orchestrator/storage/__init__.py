@@ -17,10 +17,14 @@ AWAY = "The file storage is temporarily unavailable. Please try again later."
 
 
 class StorageError(Unavailable):
-    """The storage did not do what it should: it is away, full, or too slow. What it said is the cause."""
+    """The storage did not do what it should: it is away, full, or too slow. `reason` is for the operator alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(AWAY)
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"StorageError({self.reason!r})"
 
 
 class MissingBytesError(AssistantdError):

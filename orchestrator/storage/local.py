@@ -15,8 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
-import structlog
-
 from orchestrator.storage import MissingBytesError, StorageError
 
 PIECE = 1024 * 1024
@@ -27,8 +25,6 @@ THREADS = 8
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-log = structlog.get_logger(__name__)
 
 
 class LocalStorage:
@@ -41,8 +37,8 @@ class LocalStorage:
         self._threads = ThreadPoolExecutor(THREADS, "storage")
 
     def close(self) -> None:
-        """Let the threads go; one that is stuck is left behind."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let the threads go when they have done what was left to them, such as closing files."""
+        self._threads.shutdown(wait=False)
 
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """See Storage."""
@@ -128,8 +124,7 @@ class LocalStorage:
             async with asyncio.timeout(self._timeout):
                 return await loop.run_in_executor(self._threads, lambda: call(*args, **kwargs))
         except (OSError, TimeoutError) as error:
-            log.error("storage_failed", error=type(error).__name__, reason=getattr(error, "strerror", None))
-            raise StorageError from error
+            raise StorageError(getattr(error, "strerror", None) or type(error).__name__) from error
 
     def _behind(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """In a thread, without waiting for it: for what follows an error or the end."""

@@ -41,4 +41,4 @@ async def probe(storage: Storage) -> None:
     finally:
         await storage.delete([key])
     if found != content:
-        raise StorageError
+        raise StorageError("what was read is not what was written")

@@ -3,8 +3,7 @@
 An object of more than one piece is a multipart upload, which appears when it is completed; an error aborts it. What the
 pieces of a killed process cost is not visible to anybody but the store: give the bucket a lifecycle rule that aborts
 incomplete multipart uploads (all of these stores know one). Reading asks for one range after the other, so that a
-client that reads slowly holds no connection to the store, and every request has an end. Errors are told by their type:
-their texts repeat addresses and answers of the store.
+client that reads slowly holds no connection to the store, and every request has an end.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
-import structlog
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from orchestrator.echo import echo
 from orchestrator.settings import Settings
 from orchestrator.storage import MissingBytesError, StorageError
 
@@ -30,8 +29,8 @@ AT_ONCE = 2
 """Parts of one object that travel at the same time: what a write holds in memory."""
 RANGE = 4 * 1024 * 1024
 RETRIES = 3
-
-log = structlog.get_logger(__name__)
+MAX_REASON = 300
+"""Characters of the store's own error, which repeats addresses and answers, for the operator's eyes."""
 
 
 class S3Storage:
@@ -102,5 +101,5 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, TimeoutError) as error:
-        log.error("storage_failed", error=type(error).__name__)
-        raise StorageError from error
+        first, _, _ = str(error).partition("\n")
+        raise StorageError(f"{type(error).__name__}: {echo(first, MAX_REASON)}") from error

@@ -12,6 +12,9 @@ from sqlalchemy.dialects import postgresql
 from sqlmodel import col
 
 from orchestrator import blobs, files, ids, storekeeping
+from orchestrator.cli import doctor_services
+from orchestrator.cli.findings import Patient
+from orchestrator.embedded.home import Home
 from orchestrator.errors import Unavailable
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
@@ -113,7 +116,8 @@ async def test_a_storage_that_is_away_says_so_within_its_time(tmp_path: Path) ->
             async with asyncio.timeout(15):
                 with pytest.raises(StorageError) as raised:
                     await opening.probe(storage)
-            assert "hidden" not in repr(settings) + str(raised.value)
+            assert "hidden" not in repr(settings) + str(raised.value) + repr(raised.value)
+            assert raised.value.reason
 
 
 async def test_what_others_may_not_read_they_cannot(tmp_path: Path) -> None:
@@ -278,7 +282,7 @@ async def test_a_removal_that_fails_is_tried_again(
         read, write = tidy.storage.read, tidy.storage.write
 
         async def delete(self, _keys: object) -> None:
-            raise StorageError
+            raise StorageError("away")
 
     with pytest.raises(StorageError):
         await storekeeping.sweep(tidy.database, Away())
@@ -302,3 +306,25 @@ async def test_the_sweep_walks_an_index(tidy: Resources) -> None:
         plan = "\n".join((await session.execute(explained)).scalars())
 
     assert "blobs_loose" in plan
+
+
+# -- doctor --
+
+
+@pytest.mark.parametrize(
+    ("url", "verdict", "said"),
+    [
+        ("", "skipped", "no stack"),
+        ("file://{folder}/new", "ok", "takes files"),
+        ("file://{folder}/file/in/the/way", "failed", "Not a directory"),
+        ("ftp://x", "failed", "ASSISTANTD_STORAGE_URL"),
+    ],
+)
+def test_doctor_says_whether_the_storage_takes_files(tmp_path: Path, url: str, verdict: str, said: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    patient = Patient(Home(tmp_path), "up", "", "", "", "", "", storage_url=url.format(folder=tmp_path))
+
+    found = doctor_services.storage(patient)
+
+    assert (found.verdict, bool(found.advice)) == (verdict, verdict == "failed")
+    assert said in found.text
