@@ -1,6 +1,7 @@
 """Who may speak, what is not found, what surrounds every answer; and errors that come after a stream has begun."""
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import httpx2
 import openai
@@ -37,6 +38,42 @@ def test_case_21_unknown_ids_are_not_found_in_the_originals_words(http: Http) ->
         error = http.refused("GET", f"{thread}/runs/run_none/{below}", status=404)
         assert error["message"] == "No run found with id 'run_none'."
     assert http.refused("GET", f"{path_of(run)}/steps/step_none", status=404)["message"].endswith("'step_none'.")
+
+
+def test_case_23_every_error_is_an_envelope_of_four_keys(http: Http) -> None:
+    wrong: list[tuple[int, str, str, dict[str, Any]]] = [
+        (400, "POST", "/assistants", {"content": b"{"}),
+        (400, "POST", "/assistants", {"json": {"model": "m", "foo": 1}}),
+        (400, "GET", "/assistants?limit=0", {}),
+        (400, "GET", "/assistants/x", {}),
+        (401, "GET", "/assistants", {"headers": {"Authorization": "Bearer sk-wrong"}}),
+        (404, "GET", "/assistants/asst_none", {}),
+        (404, "GET", "/nowhere", {}),
+        (405, "PUT", "/assistants", {}),
+        (413, "POST", "/threads", {"json": {"metadata": {"k": "x" * 20_000_000}}}),
+    ]
+
+    for status, method, path, sent in wrong:
+        response = http.client.request(method, path, **sent)
+        assert response.status_code == status, path
+        assert response.json().keys() == {"error"}
+        assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_case_24_validation_is_never_a_422(http: Http) -> None:
+    thread = f"/threads/{http.thread()['id']}"
+    wrong: dict[str, Any] = {
+        "/assistants": {},
+        "/threads": {"messages": [{"role": "user"}]},
+        f"{thread}/messages": {"role": 7, "content": []},
+        f"{thread}/runs": {"assistant_id": None},
+        f"{thread}/runs/run_none/submit_tool_outputs": {"tool_outputs": "x"},
+    }
+
+    for path, body in wrong.items():
+        assert http.refused("POST", path, body, status=400)["code"] in (
+            *("missing_required_parameter", "invalid_type", "invalid_value", "empty_array"),
+        )
 
 
 def test_case_24_a_wrong_body_is_a_bad_request_for_the_official_client(client: openai.OpenAI) -> None:

@@ -111,6 +111,31 @@ def test_case_14_submitting_goes_on_with_the_step_that_waited(http: Http) -> Non
     assert step["usage"]["total_tokens"] > 0
 
 
+def test_case_55_after_outputs_there_is_no_delta_for_the_old_step(http: Http) -> None:
+    before = stream_run(http, f"{CALL} [[tool=get_weather:{{}}]]", tools=[WEATHER])
+    (old,) = of(before, "thread.run.step.created")
+    waiting = before[-2].data
+
+    events = http.stream(f"{path_of(waiting)}/submit_tool_outputs", outputs(waiting, "rain"))
+
+    assert [event.name for event in events if event.data != "[DONE]" and event.data["id"] == old["id"]] == [
+        "thread.run.step.completed"
+    ]
+
+
+def test_case_56_every_entry_of_a_delta_is_numbered_from_zero_without_gaps(http: Http) -> None:
+    calls = " ".join(f"tool{number}=get_weather:{{}}" for number in range(4))
+    asked = stream_run(http, f'[[text="One moment." {calls}]]', tools=[WEATHER])
+    refused = stream_run(http, '[[refusal="I would rather not."]]')
+
+    heard = [part["index"] for data in of(asked, "thread.message.delta") for part in data["delta"]["content"]]
+    declined = [part["index"] for data in of(refused, "thread.message.delta") for part in data["delta"]["content"]]
+    numbered = list(dict.fromkeys(call["index"] for call in calls_of(asked)))
+    assert {*heard, *declined} == {0}
+    assert numbered == [0, 1, 2, 3]
+    assert all(type(index) is int for index in (*heard, *declined, *numbered))
+
+
 @pytest.mark.parametrize("arguments", [{"city": "Paris", "days": [1, 2, 3]}, {}])
 def test_cases_15_and_57_a_call_has_its_id_and_name_once_and_arguments_that_parse(
     http: Http, model: RemoteModelServer, arguments: dict[str, Any]
@@ -176,6 +201,25 @@ def test_case_45_a_model_that_breaks_down_midway_fails_message_step_and_run(
     error = {"code": "server_error", "message": "Sorry, something went wrong."}
     assert message["incomplete_details"] == {"reason": "run_failed"}
     assert step["last_error"] == events[-2].data["last_error"] == error
+
+
+def test_case_62_an_event_has_one_line_of_data_and_silence_is_filled_with_comments(hasty: Http) -> None:
+    body = {"assistant_id": hasty.assistant()["id"]}
+    said = '[[text="one\\ntwo\\r\\n\\nthree" first=0.5 delay=0.3]]'
+
+    with hasty.streaming(f"/threads/{hasty.thread(said)['id']}/runs", body) as lines:
+        raw = list(lines)
+
+    comments, fields = (
+        [line for line in raw if line.startswith(":")],
+        [line for line in raw if line[:1] not in ("", ":")],
+    )
+    events = [line for line in fields if not line.startswith("id: ")]
+    assert comments
+    assert [line.partition(": ")[0] for line in events] == ["event", "data"] * (len(events) // 2)
+    for line in events[1:-1:2]:
+        assert isinstance(json.loads(line.removeprefix("data: ")), dict)
+    assert events[-1] == "data: [DONE]"
 
 
 def test_case_63_code_points_survive_any_cut(http: Http, model: RemoteModelServer) -> None:
