@@ -16,6 +16,10 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from aiohttp import web
+
+from tests.fakes import models
+
 DIMENSIONS = 8
 
 
@@ -27,6 +31,16 @@ def vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
     """The embedding of a text: numbers that 32 bits hold exactly."""
     digest = hashlib.sha256(text.encode()).digest()
     return [digest[place % len(digest)] / 256 - 0.5 for place in range(dimensions)]
+
+
+def respond(body: Mapping[str, Any]) -> web.Response:
+    """The answer to a request, or its refusal."""
+    try:
+        return models.answer(answer(body))
+    except Unacceptable as why:
+        return models.error(400, *why.args)
+    except (TypeError, ValueError):
+        return models.error(400, "'input' is not what it should be.", "input")
 
 
 def answer(body: Mapping[str, Any]) -> dict[str, Any]:

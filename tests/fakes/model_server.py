@@ -179,10 +179,7 @@ class ModelServer:
         recorded = await self._record(request)
         if self._script:
             return await self._answer(request, recorded, self._script.popleft())
-        try:
-            return _json(embeddings.answer(recorded.body), headers={"x-request-id": recorded.request_id})
-        except embeddings.Unacceptable as why:
-            return error(400, *why.args)
+        return embeddings.respond(recorded.body)
 
     async def _record(self, request: web.Request) -> Recorded:
         body = orjson.loads(await request.read())
