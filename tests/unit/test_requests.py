@@ -10,11 +10,14 @@ from pydantic import BaseModel, ValidationError
 from orchestrator import ids
 from orchestrator.errors import InvalidRequest
 from orchestrator.wire.requests import (
+    CompleteUpload,
     CreateAssistant,
+    CreateFile,
     CreateMessage,
     CreateRun,
     CreateThread,
     CreateThreadAndRun,
+    CreateUpload,
     IncludeQuery,
     ListQuery,
     ModifyAssistant,
@@ -72,6 +75,11 @@ RUN = {
     "parallel_tool_calls": False,
     "response_format": {"type": "json_object"},
 }
+FILE = {
+    "filename": "a.png",
+    "purpose": "vision",
+    "expires_after": {"anchor": "created_at", "seconds": 3600},
+}
 FULL: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (CreateAssistant, ASSISTANT),
     (ModifyAssistant, ASSISTANT),
@@ -83,6 +91,9 @@ FULL: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (CreateThreadAndRun, {**RUN, "thread": THREAD, "tool_resources": {}}),
     (ModifyRun, {"metadata": {"k": "v"}}),
     (SubmitToolOutputs, {"tool_outputs": [{"tool_call_id": "call_1", "output": "o"}], "stream": False}),
+    (CreateFile, FILE),
+    (CreateUpload, {**FILE, "bytes": 3, "mime_type": "image/png"}),
+    (CompleteUpload, {"part_ids": ["part_1"], "md5": "m"}),
 ]
 NAMES = [model.__name__ for model, _ in FULL]
 
