@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import openai
@@ -259,6 +260,35 @@ def test_comments_of_the_model_server_keep_the_line_alive(http: Http, model: Rem
         next(line for line in lines if line == ": keep-alive")
         model.release("mid")
         assert list(lines)[-2:] == ["data: [DONE]", ""]
+
+
+def test_no_connection_of_the_database_waits_for_the_model(working: Stack, model: RemoteModelServer) -> None:
+    http = Http(working.start_api(ASSISTANTD_DATABASE_POOL_SIZE="1", ASSISTANTD_DATABASE_QUEUE="2"))
+    model.script(*[Reply.text("one two").held("mid")] * 20)
+
+    with http.client, ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(ask, http, body) for body in [HI, STREAM] * 10]
+        model.wait_for(lambda state: state["open_streams"] == 20)
+        listed = http.client.get("/assistants")
+        model.release("mid")
+
+    assert listed.status_code == 200
+    assert [response.result().status_code for response in asked] == [200] * 20
+
+
+def test_the_log_knows_what_went_wrong_and_the_upstreams_name_for_it(
+    http: Http, model: RemoteModelServer, stack: Stack
+) -> None:
+    model.script(Reply.error(400, "You said: I am Ada", code="invalid_prompt"))
+
+    response = ask(http)
+
+    logged = [line for path in stack.folder.glob("api-*.log") for line in path.read_text().splitlines()]
+    (line,) = [line for line in logged if response.headers["x-request-id"] in line and "gateway_failed" in line]
+    facts = json.loads(line)
+    assert (facts["status"], facts["code"], facts["model"]) == (400, "invalid_prompt", "gpt-4o")
+    assert facts["upstream_request_id"] == model.requests()[0]["request_id"]
+    assert not [line for line in logged if "Ada" in line]
 
 
 @pytest.fixture(scope="module")
