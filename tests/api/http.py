@@ -33,6 +33,10 @@ class Http:
             verify=PLAIN,
         )
 
+    def awaited(self) -> httpx2.AsyncClient:
+        """An asynchronous client of the same, for requests that are under way at once."""
+        return httpx2.AsyncClient(base_url=self.client.base_url, headers=self.client.headers, timeout=30, verify=PLAIN)
+
     def post(self, path: str, body: Json = None, **query: Any) -> Json:
         """POST JSON, or nothing at all."""
         response = self.client.post(path, json=body, params=query) if body is not None else self.client.post(path)

@@ -206,6 +206,18 @@ def test_cases_24_and_25_errors_raise_the_classes_that_programs_catch(told: Told
         assert facts[error]["request_id"]
 
 
+def test_cases_26_and_138_files_arrive_whole_in_one_request_and_in_parts(told: Told) -> None:
+    facts = told["files"]
+
+    assert facts.get("raised") is None
+    assert facts["contents"] == ["abc", "0123456789" * 25]
+    assert facts["sent"]["id"].startswith("file-")
+    named = [(file["filename"], file["bytes"], file["purpose"]) for file in (facts["sent"], facts["upload"]["file"])]
+    assert named == [("naïve 文.txt", 3, "vision"), ("long.txt", 250, "vision")]
+    assert (facts["sent"]["object"], facts["sent"]["expires_at"]) == ("file", None)
+    assert (facts["upload"]["status"], facts["upload"]["bytes"]) == ("completed", 250)
+
+
 @pytest.mark.parametrize("name", sorted(replay.all_streams()))
 def test_case_159_a_stream_of_the_originals_form_is_read_as_it_was_meant(told: Told, name: str) -> None:
     facts = told["replayed"][name]

@@ -203,6 +203,20 @@ def test_case_45_a_model_that_breaks_down_midway_fails_message_step_and_run(
     assert step["last_error"] == events[-2].data["last_error"] == error
 
 
+def test_case_58_a_completed_message_has_all_the_parts_that_were_streamed(http: Http, model: RemoteModelServer) -> None:
+    model.script(Reply(pieces=("Well", ", …"), refusals=("I", " would rather not.")))
+
+    events = stream_run(http, "Hi")
+
+    streamed = {part["index"] for data in of(events, "thread.message.delta") for part in data["delta"]["content"]}
+    (completed,) = of(events, "thread.message.completed")
+    assert streamed == {0, 1}
+    assert completed["content"] == [
+        {"type": "text", "text": {"value": "Well, …", "annotations": []}},
+        {"type": "refusal", "refusal": "I would rather not."},
+    ]
+
+
 def test_case_62_an_event_has_one_line_of_data_and_silence_is_filled_with_comments(hasty: Http) -> None:
     body = {"assistant_id": hasty.assistant()["id"]}
     said = '[[text="one\\ntwo\\r\\n\\nthree" first=0.5 delay=0.3]]'

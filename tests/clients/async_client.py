@@ -182,6 +182,17 @@ async def errors(client: AsyncOpenAI) -> Facts:
     return found
 
 
+async def files(client: AsyncOpenAI) -> Facts:
+    """A file in one request, and one in an upload of three parts."""
+    sent = await client.files.create(file=("naïve 文.txt", b"abc"), purpose="vision")
+    upload = await client.uploads.upload_file_chunked(
+        file=b"0123456789" * 25, filename="long.txt", bytes=250, mime_type="text/plain", purpose="vision", part_size=100
+    )
+    assert upload.file is not None
+    contents = [(await client.files.content(id_)).read().decode() for id_ in (sent.id, upload.file.id)]
+    return {"sent": sent.to_dict(), "upload": upload.to_dict(), "contents": contents}
+
+
 async def an_assistant(client: AsyncOpenAI) -> str:
     """A new assistant with a function."""
     assistant = await client.beta.assistants.create(model="gpt-4o", instructions="Help.", tools=[weather_tool()])
@@ -205,4 +216,5 @@ CONVERSATIONS: dict[str, Callable[[AsyncOpenAI], Awaitable[Facts]]] = {
     "stream_parallel_calls": stream_parallel_calls,
     "page_through": page_through,
     "errors": errors,
+    "files": files,
 }

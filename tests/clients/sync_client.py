@@ -1,7 +1,9 @@
 """Conversations through the client as most programs use it. Each returns what a test wants to know, as plain JSON."""
 
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import openai
 from openai import OpenAI
@@ -177,6 +179,18 @@ def errors(client: OpenAI) -> Facts:
     return found
 
 
+def files(client: OpenAI) -> Facts:
+    """A file in one request, and one in an upload of three parts."""
+    sent = client.files.create(file=("naïve 文.txt", b"abc"), purpose="vision")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "long.txt")
+        path.write_bytes(b"0123456789" * 25)
+        upload = client.uploads.upload_file_chunked(file=path, mime_type="text/plain", purpose="vision", part_size=100)
+    assert upload.file is not None
+    contents = [(client.files.content(id_)).read().decode() for id_ in (sent.id, upload.file.id)]
+    return {"sent": sent.to_dict(), "upload": upload.to_dict(), "contents": contents}
+
+
 def an_assistant(client: OpenAI) -> str:
     """A new assistant with a function."""
     assistant = client.beta.assistants.create(model="gpt-4o", instructions="Help.", tools=[weather_tool()])
@@ -199,4 +213,5 @@ CONVERSATIONS: dict[str, Callable[[OpenAI], Facts]] = {
     "stream_parallel_calls": stream_parallel_calls,
     "page_through": page_through,
     "errors": errors,
+    "files": files,
 }
