@@ -213,7 +213,7 @@ def test_cases_26_and_138_files_arrive_whole_in_one_request_and_in_parts(told: T
     assert facts["contents"] == ["abc", "0123456789" * 25]
     assert facts["sent"]["id"].startswith("file-")
     named = [(file["filename"], file["bytes"], file["purpose"]) for file in (facts["sent"], facts["upload"]["file"])]
-    assert named == [("naïve 文.txt", 3, "vision"), ("long.txt", 250, "vision")]
+    assert named == [("naïve 文.txt", 3, "vision"), ("long.png", 250, "vision")]
     assert (facts["sent"]["object"], facts["sent"]["expires_at"]) == ("file", None)
     assert (facts["upload"]["status"], facts["upload"]["bytes"]) == ("completed", 250)
 

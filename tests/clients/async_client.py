@@ -186,7 +186,7 @@ async def files(client: AsyncOpenAI) -> Facts:
     """A file in one request, and one in an upload of three parts."""
     sent = await client.files.create(file=("naïve 文.txt", b"abc"), purpose="vision")
     upload = await client.uploads.upload_file_chunked(
-        file=b"0123456789" * 25, filename="long.txt", bytes=250, mime_type="text/plain", purpose="vision", part_size=100
+        file=b"0123456789" * 25, filename="long.png", bytes=250, mime_type="image/png", purpose="vision", part_size=100
     )
     assert upload.file is not None
     contents = [(await client.files.content(id_)).read().decode() for id_ in (sent.id, upload.file.id)]

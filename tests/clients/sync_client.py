@@ -183,9 +183,9 @@ def files(client: OpenAI) -> Facts:
     """A file in one request, and one in an upload of three parts."""
     sent = client.files.create(file=("naïve 文.txt", b"abc"), purpose="vision")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "long.txt")
+        path = Path(folder, "long.png")
         path.write_bytes(b"0123456789" * 25)
-        upload = client.uploads.upload_file_chunked(file=path, mime_type="text/plain", purpose="vision", part_size=100)
+        upload = client.uploads.upload_file_chunked(file=path, mime_type="image/png", purpose="vision", part_size=100)
     assert upload.file is not None
     contents = [(client.files.content(id_)).read().decode() for id_ in (sent.id, upload.file.id)]
     return {"sent": sent.to_dict(), "upload": upload.to_dict(), "contents": contents}
