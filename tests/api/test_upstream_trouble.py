@@ -28,9 +28,9 @@ CALL = ("get_weather", {"city": "Paris"})
 
 @pytest.fixture(scope="module")
 def hurried_url(working: Stack) -> Iterator[str]:
-    """API and worker of their own: the model is asked once, and may be silent for 0.4 seconds."""
+    """API and worker of their own: the model is asked once, and may be silent for 0.8 seconds."""
     own = {"REDIS_URL": working.environment["REDIS_URL"].removesuffix("/0") + "/2"}
-    patience = {"ASSISTANTD_UPSTREAM_RETRIES": "0", "ASSISTANTD_UPSTREAM_READ_TIMEOUT": "0.4"}
+    patience = {"ASSISTANTD_UPSTREAM_RETRIES": "0", "ASSISTANTD_UPSTREAM_READ_TIMEOUT": "0.8"}
     worker = working.start_worker(**own, **patience)
     address = working.start_api(**own)
     http = Http(address)
