@@ -57,6 +57,7 @@ class Session(AsyncSession):
         self.frames: list[Frame] = []
         self.wakeups: list[tuple[str, tuple[str | int, ...]]] = []
         self.cancelled: list[str] = []
+        self.webhooks = False
 
     def publish(self, run_id: str, attempt: int, event: str, data: bytes) -> None:
         """After commit: the next event of this attempt of a run."""
@@ -76,11 +77,12 @@ class Session(AsyncSession):
 
 
 class Database:
-    """Transactions of this process, and the sending of what follows from them."""
+    """Transactions of this process, and the sending of what follows from them. `webhooks`: runs' events are posted."""
 
-    def __init__(self, engine: AsyncEngine, publisher: Publisher) -> None:
+    def __init__(self, engine: AsyncEngine, publisher: Publisher, *, webhooks: bool = False) -> None:
         self.engine = engine
         self.publisher = publisher
+        self.webhooks = webhooks
 
     @asynccontextmanager
     async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
@@ -89,6 +91,7 @@ class Database:
         Pass the `track` of the attempt that writes, so that its events go on where they were.
         """
         async with Session(self.engine, track) as session:
+            session.webhooks = self.webhooks
             async with session.begin():
                 yield session
             await self._tell(session)

@@ -12,7 +12,7 @@ from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
 
 Prefix = Literal[
-    "asst_", "thread_", "msg_", "run_", "step_", "call_", "proj_", "key_", "file-", "upload_", "part_", "blob_"
+    "asst_", "thread_", "msg_", "run_", "step_", "call_", "proj_", "key_", "file-", "upload_", "part_", "blob_", "evt_"
 ]
 
 ALPHANUMERIC = string.ascii_letters + string.digits, 24

@@ -21,6 +21,7 @@ from typing import Literal
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
+from orchestrator import webhooks
 from orchestrator.db import Session
 from orchestrator.errors import LeaseLost, RunCancelled
 from orchestrator.events.frames import RESTING
@@ -79,8 +80,9 @@ def at_rest(run: Run) -> bool:
 
 
 def told(session: Session, run: Run) -> None:
-    """Publish a run's status as its event, after commit."""
+    """Publish a run's status as its event, after commit, to listeners and to the webhook."""
     session.publish(run.id, run.attempt, f"thread.run.{run.status}", objects.dump(objects.run(run)))
+    webhooks.record(session, run)
 
 
 def told_cancelling(session: Session, cancelled: Run) -> None:

@@ -41,4 +41,5 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         subscriber = await stack.enter_async_context(Subscriber(redis, settings).running())
         model = await stack.enter_async_context(OpenAIModel(settings))
         storage = stack.enter_context(storages.opened(settings))
-        yield Resources(settings, Database(engine, publisher), redis, subscriber, model, storage)
+        database = Database(engine, publisher, webhooks=settings.webhook_url is not None)
+        yield Resources(settings, database, redis, subscriber, model, storage)

@@ -1,11 +1,12 @@
 """What can be set from outside, read once from the environment; every process reads the same names."""
 
+import base64
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 UNUSABLE_MODELS = (
@@ -115,6 +116,19 @@ class Settings(BaseSettings):
         default=3, ge=0, description="Further attempts after 429, 5xx and failed connections."
     )
 
+    webhook_url: str | None = Field(
+        default=None, description="Where runs' events are posted, of all projects, by API and workers configured alike."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Signs them: whsec_ and the base64 of 24 to 64 random bytes. Needed with the address."
+    )
+    webhook_timeout: float = Field(default=10.0, gt=0, description="Longest wait for the receiver's answer.")
+    webhook_attempts: int = Field(default=12, ge=1, description="An event is given up after so many: some 30 hours.")
+    webhook_backoff: float = Field(
+        default=5.0, gt=0, description="Wait before the second attempt, four times as long before each further one."
+    )
+    webhook_sweep_interval: float = Field(default=1.0, gt=0)
+
     unusable_models: tuple[str, ...] = Field(
         default=UNUSABLE_MODELS, description="Patterns in JSON: assistants and runs cannot have these models."
     )
@@ -129,6 +143,20 @@ class Settings(BaseSettings):
     gateway_timeout: float = Field(
         default=1800.0, gt=0, description="Longest time for one of them; a silent stream ends sooner, see above."
     )
+
+    @model_validator(mode="after")
+    def _webhooks_can_be_signed(self) -> Self:
+        if self.webhook_url is None:
+            return self
+        if urlsplit(self.webhook_url).scheme not in ("http", "https") or not urlsplit(self.webhook_url).hostname:
+            raise ValueError("ASSISTANTD_WEBHOOK_URL must be an http or https address")
+        try:
+            scheme, _, encoded = (self.webhook_secret or SecretStr("")).get_secret_value().partition("_")
+            if scheme != "whsec" or not base64.b64decode(encoded, validate=True):
+                raise ValueError
+        except ValueError:
+            raise ValueError("ASSISTANTD_WEBHOOK_SECRET must be whsec_ and base64") from None
+        return self
 
     @field_validator("storage_url")
     @classmethod

@@ -62,6 +62,15 @@ def _created() -> Any:
     return Field(default_factory=now, sa_type=BigInteger, nullable=False)
 
 
+def _at_once() -> Any:
+    return Field(
+        default=None,
+        sa_type=DateTime(timezone=True),
+        nullable=False,
+        sa_column_kwargs={"server_default": text("now()")},
+    )
+
+
 def _metadata() -> Any:
     return Field(default_factory=dict, sa_column=Column("metadata", JSONB, nullable=False))
 
@@ -323,3 +332,22 @@ class Blob(SQLModel, table=True):
     ordinal: int = 0
     kept_until: datetime = Field(sa_type=DateTime(timezone=True))
     doomed: bool = Field(default=False, sa_type=Boolean)
+
+
+class WebhookDelivery(SQLModel, table=True):
+    """An event that is to be posted, until it has been; see `webhooks`.
+
+    `not_before` keeps others away: while somebody is at it, and until it is to be tried again. `wake_at` is when it is
+    enqueued again if nothing has become of it by then.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (Index(None, "wake_at"),)
+
+    id: str = Field(primary_key=True, default_factory=lambda: ids.new("evt_"))
+    created_at: int = _created()
+    type: str
+    data: Json = _json({})
+    attempts: int = 0
+    not_before: datetime = _at_once()
+    wake_at: datetime = _at_once()

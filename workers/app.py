@@ -48,7 +48,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_serializer": "json",
         "accept_content": ["json"],
-        "include": ["workers.runs", "workers.housekeeping"],
+        "include": ["workers.runs", "workers.housekeeping", "workers.webhooks"],
         "worker_pool": "workers.pool:TaskPool",
         "worker_concurrency": settings.run_concurrency,
         "worker_prefetch_multiplier": 1,

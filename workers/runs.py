@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from orchestrator import housekeeping, presence, resources, storekeeping
+from orchestrator import housekeeping, presence, resources, storekeeping, webhooks
 from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.errors import RunCancelled
@@ -16,6 +16,7 @@ from orchestrator.execution.runner import Runner
 from orchestrator.lifecycle import EXECUTE
 from orchestrator.resources import Resources
 from orchestrator.settings import get_settings
+from orchestrator.webhooks import Courier
 from workers.app import app
 from workers.pool import async_task, lifespan
 
@@ -27,6 +28,7 @@ class Worker:
 
     resources: Resources
     runner: Runner
+    courier: Courier
 
 
 @lifespan
@@ -52,6 +54,10 @@ async def life() -> AsyncIterator[None]:
         await stack.enter_async_context(background(keeping, "housekeeping"))
         storing = _keep_store(opened, settings.storage_sweep_interval)
         await stack.enter_async_context(background(storing, "storekeeping"))
+        Worker.courier = await stack.enter_async_context(Courier(opened.database, settings))
+        if settings.webhook_url is not None:
+            posting = _keep_posting(opened.database, settings.webhook_sweep_interval)
+            await stack.enter_async_context(background(posting, "webhooks"))
         log.info("worker_ready", owner=owner)
         yield
 
@@ -72,6 +78,15 @@ async def _keep_store(opened: Resources, interval: float) -> None:
             await storekeeping.sweep(opened.database, opened.storage)
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("storage_sweep_failed", error=repr(error))
+        await asyncio.sleep(interval)
+
+
+async def _keep_posting(database: Database, interval: float) -> None:
+    while True:
+        try:
+            await webhooks.sweep(database)
+        except Exception as error:  # the next sweep tries again, whatever it was
+            log.warning("webhook_sweep_failed", error=repr(error))
         await asyncio.sleep(interval)
 
 

@@ -1,0 +1,73 @@
+"""A receiver of webhooks: a server on loopback that keeps what is posted to it."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Posted = tuple[dict[str, str], bytes]
+"""Headers, their names in small letters, and body."""
+PATIENCE = 20.0
+
+
+class Receiver:
+    """`answers` are the next statuses; then it is 200. Close it."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.got: list[Posted] = []
+        self.answers: list[int] = []
+        self._heard = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_port)
+
+    @property
+    def url(self) -> str:
+        """Where to post to."""
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    def wait(self, count: int, about: str = "") -> list[Posted]:
+        """What has come about an object, once that is so much."""
+        with self._heard:
+            assert self._heard.wait_for(lambda: len(self._about(about)) >= count, PATIENCE), self.got
+            return self._about(about)
+
+    def types(self, count: int, about: str) -> list[str]:
+        """The types of those events."""
+        return [json.loads(body)["type"] for _, body in self.wait(count, about)]
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _about(self, id_: str) -> list[Posted]:
+        return [posted for posted in self.got if id_ in posted[1].decode()]
+
+    def _hear(self, posted: Posted) -> int:
+        with self._heard:
+            self.got.append(posted)
+            self._heard.notify_all()
+            return self.answers.pop(0) if self.answers else 200
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        hear = self._hear
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(hear(({name.lower(): value for name, value in self.headers.items()}, body)))
+                self.send_header("Content-Length", "0")
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        return Handler
