@@ -11,25 +11,26 @@ PATIENCE = 20.0
 
 
 class Receiver:
-    """`answers` are the next statuses; then it is 200. Close it."""
+    """`answers` are the next statuses; then it is 200. Stop it."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self) -> None:
         self.got: list[Posted] = []
         self.answers: list[int] = []
+        self._port = 0
         self._heard = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._server.server_port)
+        self.start()
 
     @property
     def url(self) -> str:
         """Where to post to."""
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"http://127.0.0.1:{self._port}/hook"
+
+    def start(self) -> None:
+        """Listen, where it has listened before."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
+        self._port = int(self._server.server_port)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
 
     def wait(self, count: int, about: str = "") -> list[Posted]:
         """What has come about an object, once that is so much."""
@@ -41,8 +42,8 @@ class Receiver:
         """The types of those events."""
         return [json.loads(body)["type"] for _, body in self.wait(count, about)]
 
-    def close(self) -> None:
-        """Stop listening."""
+    def stop(self) -> None:
+        """Listen no more."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -26,7 +26,7 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of twenty-four b").decode()
 def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
     yield receiver
-    receiver.close()
+    receiver.stop()
 
 
 @pytest_asyncio.fixture
