@@ -18,7 +18,9 @@ from typing import BinaryIO, ParamSpec, TypeVar
 from orchestrator.storage import MissingBytesError, StorageError
 
 PIECE = 1024 * 1024
-"""Bytes that one trip to a thread reads or writes."""
+"""Bytes that one trip to a thread writes."""
+RANGE = 256 * 1024
+"""Bytes that one trip reads: what a client that reads slowly has us hold."""
 FLUSH_EVERY = 64 * 1024 * 1024
 """So that the last flush of a large file does not take longer than one may wait."""
 THREADS = 8
@@ -56,7 +58,7 @@ class LocalStorage:
         file = await self._in_thread(self._open, key)
         try:
             left = size
-            while left and (piece := await self._in_thread(file.read, min(PIECE, left))):
+            while left and (piece := await self._in_thread(file.read, min(RANGE, left))):
                 left -= len(piece)
                 yield piece
             if left:

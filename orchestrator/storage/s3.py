@@ -23,11 +23,14 @@ from orchestrator.storage import MissingBytesError, StorageError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config
 
-PIECE = 8 * 1024 * 1024
-"""Bytes of a multipart upload's part; 10,000 of them are the largest object that S3 takes."""
-AT_ONCE = 2
-"""Parts of one object that travel at the same time: what a write holds in memory."""
-RANGE = 4 * 1024 * 1024
+PIECE = 5 * 1024 * 1024
+"""Bytes of a multipart upload's part, the fewest that S3 takes: what a write holds in memory, twice."""
+AT_ONCE = 1
+"""Parts of one object that travel while the next one is filled."""
+WRITES = 64
+"""Writes of one process at a time; a further one is told to come back."""
+RANGE = 2 * 1024 * 1024
+"""Bytes that one request of a read asks for, and holds in memory."""
 RETRIES = 3
 MAX_REASON = 300
 """Characters of the store's own error, which repeats addresses and answers, for the operator's eyes."""
@@ -37,6 +40,7 @@ class S3Storage:
     """A bucket, or what lies in it under a prefix."""
 
     def __init__(self, settings: Settings) -> None:
+        self._writes = 0
         address = urlsplit(settings.storage_url)
         timeout = timedelta(seconds=settings.storage_timeout)
         endpoint = settings.storage_endpoint
@@ -55,13 +59,13 @@ class S3Storage:
 
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """See Storage."""
-        size = 0
-        with _told():
-            async with obstore.open_writer_async(self._store, key, buffer_size=PIECE, max_concurrency=AT_ONCE) as file:
-                async for chunk in chunks:
-                    await file.write(chunk)
-                    size += len(chunk)
-        return size
+        if self._writes >= WRITES:
+            raise StorageError(f"{WRITES} writes are under way")
+        self._writes += 1
+        try:
+            return await self._write(key, chunks)
+        finally:
+            self._writes -= 1
 
     async def read(self, key: str, size: int) -> AsyncGenerator[bytes, None]:
         """See Storage."""
@@ -80,6 +84,15 @@ class S3Storage:
         """See Storage."""
         with _told():
             await obstore.delete_async(self._store, list(keys))
+
+    async def _write(self, key: str, chunks: AsyncIterator[bytes]) -> int:
+        size = 0
+        with _told():
+            async with obstore.open_writer_async(self._store, key, buffer_size=PIECE, max_concurrency=AT_ONCE) as file:
+                async for chunk in chunks:
+                    await file.write(chunk)
+                    size += len(chunk)
+        return size
 
 
 def _config(settings: Settings) -> "S3Config":

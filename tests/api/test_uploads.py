@@ -5,9 +5,11 @@ import hashlib
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -15,8 +17,9 @@ from orchestrator import projects, resources
 from orchestrator.tables import Upload, now
 from tests.api.checks import Json
 from tests.api.http import Http
-from tests.api.test_files import content_of, error
-from tests.stack import Stack
+from tests.api.test_files import content_of, error, sent
+from tests.fakes import s3_server
+from tests.stack import API_KEY, Stack
 
 
 def begun(http: Http, size: int, **fields: Any) -> Json:
@@ -214,6 +217,45 @@ def test_parts_are_bounded(working: Stack) -> None:
         error(small.client.post(path, files={"data": b"x" * 501}))
         parts.append(add(small, upload, b"x" * 500))
         assert complete(small, upload, *parts)["status"] == "completed"
+
+
+def test_files_and_uploads_may_be_kept_in_s3(working: Stack) -> None:
+    with s3_server.serving() as server:
+        http = Http(working.start_api(**server.environment, ASSISTANTD_DOWNLOAD_ANY_PURPOSE="true"))
+        with http.client:
+            content = random.randbytes(12_000_000)
+            file = sent(http, content)
+            assert content_of(http, file) == content
+            upload = begun(http, 6_000_003)
+            parts = [add(http, upload, piece) for piece in (content[:6_000_000], b"end")]
+            md5 = hashlib.md5(content[:6_000_000] + b"end", usedforsecurity=False).hexdigest()
+            joined = complete(http, upload, *parts, md5=md5)["file"]
+            assert content_of(http, joined) == content[:6_000_000] + b"end"
+            assert server.listed().count("<Key>some/prefix/blob_") == 3
+            for each in (file, joined):
+                http.delete(f"/files/{each['id']}")
+
+
+def test_a_storage_that_is_away_is_no_fault_of_the_client(working: Stack) -> None:
+    away = {"ASSISTANTD_STORAGE_URL": "s3://none", "ASSISTANTD_STORAGE_ENDPOINT": "http://127.0.0.1:1"}
+    keys = {"ASSISTANTD_STORAGE_ACCESS_KEY_ID": "test", "ASSISTANTD_STORAGE_SECRET_ACCESS_KEY": "a-secret-of-s3"}
+    untapped = replace(working, tapped=False)  # whose answers may be faults of ours
+    address = untapped.start_api(**away, **keys, ASSISTANTD_STORAGE_TIMEOUT="1")
+
+    answer = httpx2.post(
+        f"{address}/files",
+        headers={"Authorization": f"Bearer {API_KEY}"},
+        data={"purpose": "vision"},
+        files={"file": ("a.txt", b"x" * 100_000)},
+        timeout=30,
+    )
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["error"]["type"] == "server_error"
+    said = "".join(path.read_text() for path in working.folder.glob("api-*.log"))
+    assert '"event":"storage_failed"' in said.replace('": "', '":"')
+    assert "a-secret-of-s3" not in said + answer.text
 
 
 def test_an_unknown_upload_is_named(http: Http) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import httpx2
 
@@ -25,7 +24,7 @@ class S3Server:
     endpoint: str
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, str]:
         """By the names of the settings' fields."""
         return {
             "storage_url": f"s3://{BUCKET}/some/prefix",
@@ -34,6 +33,11 @@ class S3Server:
             "storage_access_key_id": "test",
             "storage_secret_access_key": "secret-of-the-test",
         }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same, for a process."""
+        return {f"ASSISTANTD_{name.upper()}": value for name, value in self.settings.items()}
 
     def listed(self) -> str:
         """What the bucket holds, as the server's XML."""
