@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -125,3 +126,55 @@ async def test_a_worker_that_is_asked_to_stop_gives_its_run_back_at_once(
     assert heard[-1] == "run.completed"
     assert heard.count("message.incomplete") == 1
     assert leaving.returncode == 0
+
+
+async def test_case_43_a_run_whose_only_worker_died_expires_in_time_and_frees_its_thread(
+    own_stack: Stack, client: openai.AsyncOpenAI
+) -> None:
+    own_stack.model.script(Reply.text("Hello."), Reply.text("One two three.").held("killed", after=2))
+    hasty_url = own_stack.start_api(ASSISTANTD_RUN_LIFETIME="6")
+    victim = own_stack.start_worker()
+    _, before = await start_run(client)
+    assert (await asyncio.wait_for(names(before, asyncio.Event()), 60))[-1] == "run.completed"  # it works
+    hasty = client.with_options(base_url=hasty_url)
+    thread_id, stream = await start_run(hasty)
+    talking = asyncio.Event()
+    events = asyncio.create_task(names(stream, talking))
+    await asyncio.wait_for(talking.wait(), 30)
+    (run,) = (await client.beta.threads.runs.list(thread_id)).data
+
+    own_stack.stop(victim)
+    await asyncio.sleep(max(0.0, run.expires_at - time.time()))  # type: ignore[operator]  # nobody is there to end it
+    survivor = own_stack.start_worker()
+    heard = await asyncio.wait_for(events, 60)
+
+    assert heard[-3:] == ["message.incomplete", "run.step.expired", "run.expired"]
+    assert len(own_stack.model.requests()) == 2  # whoever came too late has not asked the model again
+    await client.beta.threads.messages.create(thread_id, role="user", content="Hello?")
+    again = await client.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=run.assistant_id)
+    own_stack.stop(survivor)
+    assert again.status == "completed"
+
+
+async def test_case_43_runs_that_wait_behind_a_dead_workers_run_get_their_turn(
+    own_stack: Stack, client: openai.AsyncOpenAI
+) -> None:
+    own_stack.model.script(Reply.text("One two three.").held("killed", after=2))
+    victim = own_stack.start_worker()
+    thread_id, stream = await start_run(client)
+    talking = asyncio.Event()
+    events = asyncio.create_task(names(stream, talking))
+    await asyncio.wait_for(talking.wait(), 30)
+    (first,) = (await client.beta.threads.runs.list(thread_id)).data
+
+    own_stack.stop(victim)
+    interrupting = await client.beta.threads.runs.create(
+        thread_id, assistant_id=first.assistant_id, extra_body={"on_active_run": "interrupt"}
+    )
+    survivor = own_stack.start_worker()
+    ended = await client.beta.threads.runs.poll(interrupting.id, thread_id=thread_id)
+    heard = await asyncio.wait_for(events, 60)
+    own_stack.stop(survivor)
+
+    assert ended.status == "completed"
+    assert heard[-1] == "run.cancelled"

@@ -1,6 +1,7 @@
 """The life of a run against the real database: who may move it, who may write, and what housekeeping does."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
@@ -9,14 +10,15 @@ import sqlalchemy as sa
 from alembic import command
 from sqlmodel import col
 
-from orchestrator import assistants, closing, housekeeping, lifecycle, migrate, presence, runs, threads
+from orchestrator import assistants, closing, housekeeping, lifecycle, messages, migrate, presence, runs, threads
+from orchestrator.db import Session
 from orchestrator.errors import InvalidRequest, LeaseLost, RunCancelled
 from orchestrator.execution.runner import Runner
 from orchestrator.housekeeping import Swept
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from orchestrator.tables import Run, RunStep, Thread, now
-from orchestrator.wire.requests import CreateAssistant, CreateRun
+from orchestrator.wire.requests import CreateAssistant, CreateMessage, CreateRun, SubmitToolOutputs
 
 LEASE = 60.0
 
@@ -191,6 +193,22 @@ async def test_an_overdue_run_expires_from_every_active_status(bare: Resources, 
     assert closed.status in {"expired", "cancelled"}
 
 
+async def test_a_run_whose_living_worker_does_not_hear_its_cancel_expires_all_the_same(
+    bare: Resources, bare_settings: Settings, project_id: str
+) -> None:
+    run = await queued(bare, project_id)
+    owner = presence.new_owner()
+    runner = Runner(bare.database, bare.model, owner, bare_settings)
+    async with presence.present(owner, runner, bare.database, bare_settings):
+        await claimed(bare, run.id, owner)
+        await set_(bare, run.id, status="cancelling", expires_at=now() - housekeeping.GRACE - 1)
+
+        swept = await housekeeping.sweep(bare.database)
+
+    assert (swept.cancelled, swept.expired) == (0, 1)
+    assert (await found(bare, run.id)).status == "expired"
+
+
 async def test_what_was_cancelling_with_nobody_at_work_is_finished(bare: Resources, project_id: str) -> None:
     run = await queued(bare, project_id)
     await set_(bare, run.id, status="cancelling", owner="424242")
@@ -200,6 +218,35 @@ async def test_what_was_cancelling_with_nobody_at_work_is_finished(bare: Resourc
     ended = await found(bare, run.id)
     assert (ended.status, ended.owner) == ("cancelled", None)
     assert ended.cancelled_at is not None
+
+
+async def test_cases_17_18_36_and_40_a_run_that_is_being_cancelled_still_owns_its_thread(
+    bare: Resources, project_id: str
+) -> None:
+    run = await queued(bare, project_id)
+    await set_(bare, run.id, status="cancelling", owner="424242")
+    said = CreateMessage(role="user", content="x")
+    outputs = SubmitToolOutputs(tool_outputs=[])
+    of_run = (project_id, run.thread_id, run.id)
+    refused: dict[str, Callable[[Session], Awaitable[object]]] = {
+        f"Can't add messages to {run.thread_id} while a run {run.id} is active.": lambda session: messages.create(
+            session, project_id, run.thread_id, said
+        ),
+        f"Thread {run.thread_id} already has an active run {run.id}.": lambda session: runs.create(
+            session, project_id, run.thread_id, CreateRun(assistant_id=run.assistant_id), lifetime=600
+        ),
+        'Runs in status "cancelling" do not accept tool outputs.': lambda session: runs.submit_tool_outputs(
+            session, *of_run, outputs
+        ),
+        "Cannot cancel run with status 'cancelling'.": lambda session: runs.cancel(session, *of_run),
+    }
+
+    for text, verb in refused.items():
+        with pytest.raises(InvalidRequest) as caught:
+            async with bare.database.transaction() as session:
+                await verb(session)
+        assert caught.value.message == text
+    assert (await found(bare, run.id)).status == "cancelling"
 
 
 async def test_only_one_process_keeps_house_at_a_time(
