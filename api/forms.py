@@ -30,6 +30,7 @@ ROOM = 1024 * 1024
 
 BROKEN = "We could not parse the multipart form of your request."
 _EXTENDED = re.compile(r"""filename\*\s*=\s*([\w-]+)'[^']*'([^;\s"]+)""", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 class Form:
@@ -160,7 +161,7 @@ class Form:
 
 def filename(disposition: bytes) -> str | None:
     """The name in a part's header: RFC 5987's form if there is one, else the plain one, which is UTF-8 by now."""
-    extended = _EXTENDED.search(disposition.decode("latin-1"))
+    extended = _EXTENDED.search(_QUOTED.sub("", disposition.decode("latin-1")))
     if extended is not None:
         try:
             return unquote_to_bytes(extended[2]).decode(extended[1])
