@@ -1,8 +1,8 @@
 """The releases of the official clients that conversations are held with: the last of each major line."""
 
-import openai
+from importlib.metadata import version
 
-PYTHON = {"openai 1": "1.109.1", "openai 2": "2.54.0", "openai 3": openai.__version__}
+PYTHON = {"openai 1": "1.109.1", "openai 2": "2.54.0", "openai 3": version("openai")}
 """What a parameter is called, and the version; the last one is the one that we depend on, installed with us."""
 NODE = {"openai": "7.57.0", "openai-6": "6.49.0", "openai-5": "5.23.2", "openai-4": "4.104.0"}
 """The package's name in tests/clients/node/package.json, and the version."""
