@@ -71,6 +71,7 @@ class Endpoint:
         """
         silence = self._read_timeout if patience is None else patience
         response = await self._post(path, body, headers, silence)
+        del body  # it may be large, and the answer may take its time
         try:
             await self._check(response)
             yield response

@@ -55,7 +55,7 @@ class OpenAIModel:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Ask, and hear the answer as it comes. Raises `RunFailure` when there will be none."""
         body = _request_body(prompt)
-        prompt = replace(prompt, messages=[])  # they may carry images, and the answer may take its time
+        prompt = replace(prompt, messages=[])  # images may be in both, and the answer may take its time
         attempt = 1
         while True:
             reply = Reply()
@@ -63,7 +63,9 @@ class OpenAIModel:
                 async with self._endpoint.posted("/chat/completions", body, headers=_STREAM) as response:
                     reply.begin(request_id(response.headers), whole=response.content_type == "application/json")
                     while not reply.done and (chunk := await _next_chunk(response, reply)):
-                        for delta in reply.feed(chunk):
+                        deltas = reply.feed(chunk)
+                        body = b"" if reply.started else body  # what was heard of is not asked again
+                        for delta in deltas:
                             yield delta
                     for delta in reply.flush():
                         yield delta

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -556,6 +557,36 @@ async def test_a_proxy_of_the_environment_is_used_with_its_credentials(monkeypat
     assert text(heard) == "a"
     assert asked[0].startswith("POST http://outside.example/v1/chat/completions HTTP/1.1")
     assert "proxy-authorization: basic" in asked[0].lower()
+
+
+async def test_what_was_asked_is_forgotten_while_the_model_answers() -> None:
+    """A prompt may carry tens of megabytes of images, and many runs hear their answers at the same time."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        left = int(head.partition("content-length: ")[2].split("\r\n")[0])
+        while left:
+            left -= len(await reader.read(left))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        writer.write(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with OpenAIModel(settings(base_url)) as model:
+            tracemalloc.start()
+            try:
+                answering = model.stream(prompt("x" * 20_000_000))
+                async with contextlib.aclosing(answering):
+                    assert await anext(answering) == TextDelta("a")
+                    kept, most = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+
+    assert most > 20_000_000
+    assert kept < 5_000_000
 
 
 async def test_a_model_that_was_not_opened_says_so() -> None:
