@@ -10,7 +10,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from openai.types.beta import AssistantStreamEvent
+from openai.types import beta
+from openai.types.beta import AssistantStreamEvent, threads
 from openai.types.beta.threads import MessageDeltaEvent
 from openai.types.beta.threads.runs import RunStepDeltaEvent
 from pydantic import BaseModel
@@ -31,9 +32,9 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "thread.message.delta": MessageDeltaEvent,
     "thread.run.step.delta": RunStepDeltaEvent,
     "model": schemas.Model,
-    "assistant.deleted": schemas.Deleted,
-    "thread.deleted": schemas.Deleted,
-    "thread.message.deleted": schemas.Deleted,
+    "assistant.deleted": beta.AssistantDeleted,
+    "thread.deleted": beta.ThreadDeleted,
+    "thread.message.deleted": threads.MessageDeleted,
     "upload": schemas.Upload,
     "upload.part": schemas.UploadPart,
 }
