@@ -37,7 +37,13 @@ RELAYED: dict[int | str, dict[str, Any]] = {
     for status in (400, 404, "4XX", "5XX")
 }
 DOCUMENT: dict[str, Any] = {"schema": {"type": "object", "description": "As the model server wrote it."}}
-EVENTS: dict[str, Any] = {"schema": {"type": "string", "description": "`data:` frames without names, then [DONE]."}}
+EVENTS: dict[str, Any] = {
+    "itemSchema": {
+        "type": "object",
+        "properties": {"data": {"type": "string", "description": "A chunk as JSON; `[DONE]` at the end."}},
+        "required": ["data"],
+    }
+}
 OK: dict[str, Any] = {"description": "OK", "headers": schemas.HEADERS}
 
 router = APIRouter(tags=["Model server"], responses={**RESPONSES, **RELAYED}, dependencies=[AUTHENTICATED])

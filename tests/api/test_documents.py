@@ -53,6 +53,7 @@ def test_an_operation_that_streams_says_so_beside_its_object(address: str) -> No
     event = streaming["createRun"]["text/event-stream"]["itemSchema"]["properties"]["event"]
     assert len(event["enum"]) == 25  # the official clients' 24, and `done`
     assert {"thread.created", "thread.message.delta", "error", "done"} <= set(event["enum"])
+    assert all("itemSchema" in content["text/event-stream"] for content in streaming.values())
 
 
 @pytest.mark.parametrize(

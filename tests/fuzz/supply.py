@@ -4,6 +4,7 @@
 the run, not something that it passes over.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -12,7 +13,7 @@ from tests.api.http import Http, outputs, path_of
 
 PATH = "FUZZ_SUPPLY"
 """The environment variable that tells the hooks where the supply lies."""
-SPARE = 16
+SPARE = 12
 """How many objects a deletion can use up; afterwards it meets what is gone."""
 
 BYTES = b"not much of an image"
@@ -63,6 +64,9 @@ def _scene(http: Http, run: Json) -> Ids:
         "file_id": _file(http)["file_id"],
         **upload,
         "model": "gpt-4o",
+        "mime_type": "image/png",
+        "filename": "lines.jsonl",
+        "md5": hashlib.md5(BYTES, usedforsecurity=False).hexdigest(),
         "url": "https://images.example/cat.png",
     }
 
