@@ -1,8 +1,8 @@
 """Lists: a page of rows around cursors that are ids, in the order of `position`, which never ties."""
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlmodel import SQLModel, col
 
 from orchestrator.db import Session
@@ -10,6 +10,7 @@ from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
 from orchestrator.tables import Assistant, File, Message, Run, RunStep, Thread
 from orchestrator.wire.requests import ListFilesQuery, ListQuery
+from orchestrator.wire.requests.lists import MAX_LIMIT
 
 Row = TypeVar("Row", Assistant, File, Message, Run, RunStep, Thread)
 
@@ -36,9 +37,20 @@ async def page(
     backwards = query.before is not None and query.after is None
     ascending = rising != backwards
     found = select(table).where(*scope, *bounds).order_by(position.asc() if ascending else position.desc())
-    rows = list((await session.execute(found.limit(query.limit + 1))).scalars())
+    rows = await _read(session, table, found.limit(query.limit + 1), large=query.limit > MAX_LIMIT)
     kept = rows[: query.limit]
     return kept[::-1] if backwards else kept, len(rows) > query.limit
+
+
+async def _read(session: Session, table: type[Row], found: Select[Row], *, large: bool) -> list[Row]:
+    """All rows; those of a large page as plain tuples with the columns' names, which is all that showing them takes.
+
+    Making ten thousand objects that could be changed would stall everything else for a good part of a second.
+    """
+    if not large:
+        return list((await session.execute(found)).scalars())
+    columns = found.with_only_columns(*table.__table__.c)  # type: ignore[attr-defined]
+    return cast("list[Row]", (await session.execute(columns)).all())
 
 
 async def _position(session: Session, table: type[SQLModel], param: str, id_: str, *scope: Condition) -> int:
