@@ -24,8 +24,6 @@ from tests.fakes.model_control import RemoteModelServer
 ROOT = Path(__file__).parents[1]
 NARROW = 2000
 """The context window, in tokens, of the model "scripted"."""
-NARROW = 2000
-"""The context window, in tokens, of the model "scripted"."""
 API_KEY = "sk-asst-tests-0123456789abcdef"
 START_TIMEOUT = 60.0
 
@@ -107,7 +105,6 @@ def running(folder: Path, *, tapped: bool = True) -> Iterator[Stack]:
             "UPSTREAM_API_KEY": "sk-upstream",
             "ASSISTANTD_API_KEY": API_KEY,
             "ASSISTANTD_LOG_FORMAT": "json",
-            "ASSISTANTD_CONTEXT_WINDOWS": f'{{"scripted": {NARROW}}}',
             "ASSISTANTD_CONTEXT_WINDOWS": f'{{"scripted": {NARROW}}}',
             "ASSISTANTD_STORAGE_URL": (folder / "files").as_uri(),
         }
