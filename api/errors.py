@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api.error_texts import NOT_JSON, invalid_request
+from orchestrator import db
 from orchestrator.echo import echo
 from orchestrator.errors import (
     ClientError,
@@ -56,8 +57,6 @@ ADVICE: Mapping[type[ClientError], Mapping[str, str]] = {
     Unavailable: {"Retry-After": "1"},
     TooSlow: {"Connection": "close"},  # or the server would go on waiting for the rest
 }
-PASSING_SQL_STATES = ("08", "40", "53", "57")
-"""Classes of Postgres' error codes that pass: connection, rollback, out of resources, operator intervention."""
 
 QUOTING = (sql_errors.SQLAlchemyError, ValidationError, RequestValidationError, ValueError)
 """Errors whose text may quote what clients sent or rows hold."""
@@ -203,11 +202,7 @@ async def _storage_away(_request: Request, error: StorageError) -> Response:
 
 
 async def _database_error(_request: Request, error: sql_errors.DBAPIError) -> Response:
-    state = getattr(error.orig, "sqlstate", None) or ""
-    lost = error.connection_invalidated or isinstance(error, sql_errors.InterfaceError | sql_errors.OperationalError)
-    if lost or state.startswith(PASSING_SQL_STATES):
-        return _unavailable(error)
-    return crashed(error)
+    return _unavailable(error) if db.passes(error) else crashed(error)
 
 
 def _unavailable(error: Exception) -> Response:

@@ -5,17 +5,22 @@ is through, never before: `session.publish`, `session.enqueue`, `session.signal`
 hears of what did not happen. No transaction may be open while a model, a tool or a client is waited for.
 """
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
+from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from orchestrator import queue
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import CANCELS, Publisher
 from orchestrator.settings import Settings
+
+PASSING_SQL_STATES = ("08", "40", "53", "57")
+"""Classes of Postgres' error codes that pass: connection, rollback, out of resources, operator intervention."""
 
 
 def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
@@ -46,6 +51,19 @@ def driver_url(url: str) -> str:
         raise ValueError("DATABASE_URL must start with postgresql://")
     query = [("ssl" if key == "sslmode" else key, value) for key, value in parse_qsl(parts.query)]
     return urlunsplit(parts._replace(scheme="postgresql+asyncpg", query=urlencode(query)))
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the database was away or too busy, if it was the database that raised this: what failed may succeed a
+    little later.
+
+    Drivers let errors of the connection, and a statement that takes too long, through as Python's own.
+    """
+    if not isinstance(error, exc.DBAPIError):
+        return isinstance(error, ConnectionError | TimeoutError | socket.gaierror | exc.TimeoutError)
+    state = getattr(error.orig, "sqlstate", None) or ""
+    lost = error.connection_invalidated or isinstance(error, exc.InterfaceError | exc.OperationalError)
+    return lost or state.startswith(PASSING_SQL_STATES)
 
 
 class Session(AsyncSession):

@@ -90,10 +90,12 @@ class Journal:
         A forced tool choice holds for the first turn only: it would never let the run end. 1.0, which every assistant
         has that says nothing, leaves temperature and top_p to the model server: some models refuse to be told.
 
-        No transaction is open here, and interruptions are felt: what the messages only name (files) can be fetched.
+        What the messages only name (files) is fetched later, by the model. Interruptions wait meanwhile: pages of the
+        thread are read.
         """
         run, used = self.run, self._used()
-        choice = run.tool_choice if run.tool_choice == "none" or not self._turns() else "auto"
+        called = any(turn.step_details["tool_calls"] for turn in self._turns())  # one that was torn has none
+        choice = run.tool_choice if run.tool_choice == "none" or not called else "auto"
         budget = run.max_completion_tokens
         with self._interrupts.deferred():
             messages = await compose(run, self._past, self._own, offers, window=self._window, used=used)

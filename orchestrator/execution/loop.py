@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
+from orchestrator import db
 from orchestrator.errors import RunFailure, RunStopped
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.reply import Reply
@@ -24,7 +24,8 @@ log = structlog.get_logger(__name__)
 async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
     """Carry a claimed run to rest: over, or waiting in `requires_action`.
 
-    Raises DBAPIError when a connection of the database broke: nothing is wrong with the run, it is to be given back.
+    Raises what the database raised while it was away or too busy: nothing is wrong with the run, it is to be given
+    back.
     """
     try:
         async with journal.interruptible():
@@ -84,7 +85,7 @@ async def listen(journal: Journal, deltas: AsyncGenerator[Delta, None]) -> Reply
 
 
 def _unforeseen(error: Exception) -> RunFailure:
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
+    if db.passes(error):
         raise error
     log.error("run_failed", exc_info=error)
     return RunFailure("server_error")

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import asyncpg
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+import sqlalchemy.exc
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
@@ -18,13 +20,15 @@ from orchestrator.events.frames import Track
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
-from orchestrator.tables import Message, Run
+from orchestrator.tables import Message, Run, RunStep
 from orchestrator.wire.requests import CreateAssistant, CreateMessage, CreateRun
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
 from tests.stack import Stack
 
 DEADLINE = 10.0
+
+Row = TypeVar("Row", Message, RunStep)
 
 
 @pytest_asyncio.fixture
@@ -46,7 +50,7 @@ async def queued(bare: Resources, project_id: str, *said: str, **fields: object)
         return await runs.create(session, project_id, thread.id, body, lifetime=600)
 
 
-async def until(bare: Resources, query: "sa.Select[Message]") -> Message:
+async def until(bare: Resources, query: "sa.Select[Row]") -> Row:
     """The row, once it is there."""
     async with asyncio.timeout(DEADLINE):
         while True:
@@ -190,6 +194,77 @@ async def test_a_run_whose_database_connections_break_is_given_back_and_not_fail
     assert (await found(bare, run.id)).owner is None
     await asyncio.wait_for(runner.run(run.id), DEADLINE)
     assert (await found(bare, run.id)).status == "completed"
+
+
+class Hesitant(Database):
+    """A database of which the next transaction is a failure, once `trouble` is set."""
+
+    trouble: Exception | None = None
+
+    @asynccontextmanager
+    async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
+        if (trouble := self.trouble) is not None:
+            self.trouble = None
+            raise trouble
+        async with super().transaction(track) as session:
+            yield session
+
+
+class StartingUp(Exception):
+    """What Postgres says to those who come too early."""
+
+    sqlstate = "57P03"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        TimeoutError(),  # a statement took too long: a failover, a disk that hangs
+        ConnectionRefusedError(),
+        sqlalchemy.exc.TimeoutError("no connection of the pool became free"),
+        DBAPIError("SELECT", {}, StartingUp()),
+    ],
+    ids=lambda trouble: f"{type(trouble).__module__}.{type(trouble).__name__}",
+)
+async def test_a_run_that_finds_the_database_away_for_a_moment_is_given_back_and_not_failed(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer, trouble: Exception
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("One two.").held("away", after=1), Reply.text("One two."))
+    run = await queued(bare, project_id, "Count!")
+    database = Hesitant(bare.database.engine, bare.database.publisher)
+    runner = Runner(database, bare.model, "9", bare_settings)
+    running = asyncio.create_task(runner.run(run.id))
+    await until(bare, sa.select(Message).where(col(Message.run_id) == run.id))
+    database.trouble = trouble
+
+    await asyncio.to_thread(scripted.release, "away")
+    with pytest.raises(type(trouble)):
+        await asyncio.wait_for(running, DEADLINE)
+
+    left = await found(bare, run.id)
+    assert (left.status, left.owner) == ("in_progress", None)
+    await asyncio.wait_for(runner.run(run.id), DEADLINE)
+    assert (await found(bare, run.id)).status == "completed"
+
+
+async def test_a_forced_tool_choice_survives_the_worker_that_was_lost_in_the_middle_of_the_call(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    call = Reply.tool_calls(("look_up", {"name": "Ada"}))
+    await asyncio.to_thread(scripted.script, call.held("lost", after=1), call)
+    function = {"type": "function", "function": {"name": "look_up"}}
+    run = await queued(bare, project_id, "Who?", tools=[function], tool_choice="required")
+    runner = Runner(bare.database, bare.model, "9", bare_settings)
+    running = asyncio.create_task(runner.run(run.id))
+    await until(bare, sa.select(RunStep).where(col(RunStep.run_id) == run.id))
+    running.cancel()
+    await asyncio.wait([running])
+
+    await asyncio.wait_for(runner.run(run.id), DEADLINE)
+
+    asked = await asyncio.to_thread(scripted.requests)
+    assert [request["body"].get("tool_choice") for request in asked] == ["required", "required"]
+    assert (await found(bare, run.id)).status == "requires_action"
 
 
 async def cut_connections(settings: Settings) -> None:
