@@ -280,6 +280,20 @@ def test_lines_of_json_need_their_extension(http: Http, purpose: str) -> None:
     assert sent(http, filename="x.JSONL", purpose=purpose)["purpose"] == purpose
 
 
+def test_case_134_a_deleted_file_is_in_no_list_and_no_request_can_name_it(http: Http) -> None:
+    file, other = sent(http), sent(http)
+
+    assert http.delete(f"/files/{file['id']}") == {"object": "file", "deleted": True, "id": file["id"]}
+
+    listed = [found["id"] for found in http.get("/files", purpose=file["purpose"])["data"]]
+    assert other["id"] in listed
+    assert file["id"] not in listed
+    body = {"role": "user", "content": "Look.", "attachments": [{"file_id": file["id"]}]}
+    assert file["id"] in http.refused("POST", f"/threads/{http.thread()['id']}/messages", body)["message"]
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content")):
+        http.refused(method, f"/files/{file['id']}{path}", status=404)
+
+
 def test_case_134_a_deleted_file_is_gone(client: openai.OpenAI) -> None:
     file = client.files.create(file=b"x", purpose="assistants")
 

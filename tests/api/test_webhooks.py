@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hmac
 import json
 import os
 import shutil
@@ -110,6 +111,16 @@ def test_case_152_the_official_client_unwraps_what_was_posted(completed: tuple[J
     assert (event.object, event.type) == ("event", "thread.run.completed")
     assert event.created_at >= run["created_at"]
     assert event.data.to_dict() == {"id": run["id"], "thread_id": run["thread_id"]}
+
+
+def test_case_152_what_is_posted_is_signed_as_the_standard_says(completed: tuple[Json, Posted]) -> None:
+    _, (headers, body) = completed
+    text = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    key = base64.b64decode(SECRET.removeprefix("whsec_"))
+
+    expected = base64.b64encode(hmac.digest(key, text, "sha256")).decode()
+
+    assert headers["webhook-signature"] == f"v1,{expected}"
 
 
 @pytest.mark.through(releases.OURS)

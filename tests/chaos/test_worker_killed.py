@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests import stack as stacks
+from tests.api.http import Http
 from tests.fakes.replies import Reply
 from tests.stack import API_KEY, Stack
 
@@ -105,6 +106,25 @@ async def test_another_worker_finishes_the_run_and_finished_turns_are_not_asked_
         ("completed", "user"),
     ]
     assert [len(message.content) for message in messages] == [1, 1, 1]
+
+
+def test_case_43_the_run_of_a_killed_worker_completes_and_frees_its_thread(own_stack: Stack) -> None:
+    own_stack.model.reset()
+    own_stack.model.script(Reply.text("It is sunny.").held("killed", after=1), Reply.text("It is sunny."))
+    victim = own_stack.start_worker()
+    http = Http(own_stack.base_url)
+    with http.client:
+        run = http.start("Weather?")
+        own_stack.model.wait_for(lambda state: state["gates"].get("killed", {}).get("waiting") == 1, timeout=60)
+
+        own_stack.stop(victim)
+        survivor = own_stack.start_worker()
+        done = http.wait(run, timeout=60)
+        http.post(f"/threads/{run['thread_id']}/messages", {"role": "user", "content": "Thanks."})
+    own_stack.stop(survivor)
+
+    assert (done["status"], done["last_error"]) == ("completed", None)
+    assert done["completed_at"] <= run["expires_at"]
 
 
 async def test_a_worker_that_is_asked_to_stop_gives_its_run_back_at_once(

@@ -44,13 +44,14 @@ class Case:
     says: str
     clients: tuple[str, ...] = ()
     clients_only: bool = False
+    lack: tuple[str, ...] = ()
     later: str | None = None
 
     @property
     def doors(self) -> set[str]:
         """Through which doors it must pass."""
         raw = set() if self.clients_only else {RAW}
-        return raw.union(*(REQUIRED[client] for client in self.clients))
+        return raw.union(*(REQUIRED[client] for client in self.clients)).difference(self.lack)
 
 
 @dataclass
@@ -67,7 +68,7 @@ def read(path: Path = CASES) -> dict[int, Case]:
     found = {}
     for priority, lines in tomllib.loads(path.read_text()).items():
         for number, line in lines.items():
-            line["clients"] = tuple(line.get("clients", ()))
+            line |= {name: tuple(line.get(name, ())) for name in ("clients", "lack")}
             found[int(number)] = Case(int(number), priority, **line)
     return found
 

@@ -33,6 +33,7 @@ def test_a_case_needs_raw_http_and_the_last_and_the_first_release_of_each_client
     assert {RAW, "Python 1.109.1", OURS} == ALL
     assert EVERY > [RAW]
     assert Case(159, "P3", "", ("node",), clients_only=True).doors == {"Node 4.104.0", "Node 7.57.0"}
+    assert read()[152].doors == {RAW, "Python 1.109.1", OURS, "Node 7.57.0"}
 
 
 @pytest.mark.parametrize(
