@@ -3,14 +3,17 @@
     oldest few · … never read … · page · page · newest page (read when the run is claimed)
 
 A thread of 100,000 messages costs what fits into the prompt, not what it holds: pages are index scans from one end.
+Nor may heavy messages (images come as data within them) fill a worker's memory: what is read is weighed by Postgres.
 Further pages are read only when the first ones leave room, in transactions of their own; nothing is held between them.
 What a run has said and done itself is not the past: it is told in any case (`own`).
 """
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Literal
 
 import structlog
-from sqlalchemy import or_, select, text
+from sqlalchemy import Select, case, func, or_, select, text
 from sqlmodel import col
 
 from orchestrator import tokens
@@ -25,6 +28,8 @@ log = structlog.get_logger(__name__)
 SMALLEST_PAGE, FIRST_PAGE, LARGEST_PAGE = 20, 100, 1000
 MOST = 10_000
 """Messages that are told at most, however short they are."""
+HEAVIEST = 64 * 1024 * 1024
+"""Bytes, as they are stored, after which no more is read: a prompt of that size is more than model servers take."""
 END = 2**62
 """Behind every position."""
 FROM_THE_END = text("SET LOCAL enable_bitmapscan = off")
@@ -56,6 +61,8 @@ class Past:
         self._head: list[Unit] | None = None
         self._from = END  # all positions from here on have been read
         self._whole = False
+        self._weight = 0
+        self._full = False  # something was too heavy to be read
 
     async def begin(self, session: Session) -> None:
         """Read the newest page, within the transaction that claims the run."""
@@ -72,7 +79,7 @@ class Past:
 
     async def within(self, room: int) -> list[Unit]:
         """What is told in `room` tokens, oldest first; at least the newest message, whether it fits or not."""
-        while not self._whole and len(self._tail) < MOST and await self._size() <= room:
+        while not self._whole and await self._has_place(room):
             async with self._database.transaction() as session:
                 await self._read_older(session, self._next_page(room))
         if not self._whole and self._most is None and self._head is None:
@@ -84,6 +91,12 @@ class Past:
         if len(kept) < len(known) or not self._whole:
             log.info("messages_dropped", kept=len(kept), room=room)
         return kept
+
+    async def _has_place(self, room: int) -> bool:
+        """Whether more should be read: the newest message in any case, however much has been called since."""
+        if truncation.newest_message(self._tail) is None:
+            return True
+        return len(self._tail) < MOST and not self._full and await self._size() <= room
 
     async def _size(self) -> int:
         await _measure(self._run.model, self._tail)
@@ -119,20 +132,20 @@ class Past:
         """The `limit` messages next to one end of what is unread, with the tool calls among them, oldest first.
 
         Also returns the position to which they reach; 0 and END are the ends of the thread. Both kinds are bounded: if
-        there are more calls than that, the page is the shorter for it.
+        there are more messages, or more calls, than that, the page is the shorter for it.
         """
         newest = end == "newest"
         await session.execute(FROM_THE_END)
-        messages = await self._messages(session, newest, limit)
-        reach = (0 if newest else self._from) if len(messages) < limit else messages[-1].position
-        calls = await self._calls(session, newest, reach)
-        if len(calls) == LARGEST_PAGE:
+        messages, more = await self._messages(session, newest, limit)
+        reach = messages[-1].position if more else 0 if newest else self._from
+        calls, more = await self._calls(session, newest, reach)
+        if more:
             reach = calls[-1].position
         items: list[Said | Called] = [*messages, *calls]
         items = [item for item in items if (item.position >= reach if newest else item.position <= reach)]
         return sorted(items, key=lambda item: item.position), reach
 
-    async def _messages(self, session: Session, newest: bool, limit: int) -> list[Said]:
+    async def _messages(self, session: Session, newest: bool, limit: int) -> tuple[list[Said], bool]:
         run = self._run
         # What lies before the run is not its own. Torn messages count nothing.
         where: list[Json] = [
@@ -143,11 +156,10 @@ class Past:
             or_(col(Message.incomplete_details).is_(None), col(Message.incomplete_details)["reason"].astext != TORN),
         ]
         columns = (col(Message.position), col(Message.run_id), col(Message.role), col(Message.content))
-        place = col(Message.position)
-        query = select(*columns).where(*where).order_by(place.desc() if newest else place).limit(limit)
-        return [Said(*row) for row in await session.execute(query)]
+        rows, more = await self._weighed(session, select(*columns).where(*where), newest, limit)
+        return [Said(*row) for row in rows], more
 
-    async def _calls(self, session: Session, newest: bool, reach: int) -> list[Called]:
+    async def _calls(self, session: Session, newest: bool, reach: int) -> tuple[list[Called], bool]:
         run, place = self._run, col(RunStep.position)
         where: list[Json] = [
             col(RunStep.thread_id) == run.thread_id,
@@ -158,8 +170,27 @@ class Past:
         if newest:
             where.append(place > reach)
         columns = (place, col(RunStep.run_id), col(RunStep.step_details))
-        query = select(*columns).where(*where).order_by(place.desc() if newest else place).limit(LARGEST_PAGE)
-        return [Called(*row) for row in await session.execute(query)]
+        rows, more = await self._weighed(session, select(*columns).where(*where), newest, LARGEST_PAGE)
+        return [Called(*row) for row in rows], more
+
+    async def _weighed(
+        self, session: Session, query: Select[*tuple[Json, ...]], newest: bool, limit: int
+    ) -> tuple[list[Sequence[Json]], bool]:
+        """The first rows from one end, and whether there may be more. `query` begins with the position and ends with
+        what is heavy, of which only so much leaves Postgres as there is room for, though always the first.
+        """
+        place, *_, content = query.selected_columns
+        query = query.add_columns(func.pg_column_size(content).label("weight"))
+        page = query.order_by(place.desc() if newest else place).limit(limit).subquery()
+        at, *others, heavy, weight = page.c
+        order = at.desc() if newest else at
+        total = func.sum(weight).over(order_by=order)
+        fits = or_(total <= HEAVIEST - self._weight, total == weight)
+        rows = (await session.execute(select(at, *others, case((fits, heavy)), weight).order_by(order))).all()
+        kept = list(takewhile(lambda row: row[-2] is not None, rows))
+        self._weight += sum(row[-1] for row in kept)
+        self._full = self._full or len(kept) < len(rows)
+        return [row[:-1] for row in kept], len(kept) < len(rows) or len(rows) == limit
 
 
 async def _measure(model: str, units: list[Unit]) -> None:

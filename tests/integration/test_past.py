@@ -1,5 +1,6 @@
 """What is read of a thread: what fits into the prompt, from both ends, by index scans, in a handful of statements."""
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -234,6 +235,36 @@ async def test_a_thread_of_very_short_messages_is_told_up_to_a_bound(
     assert 300 <= len(messages) < 1_500
     assert messages[0]["content"].endswith(" 1")
     assert messages[-1]["content"].endswith(" 2000")
+
+
+async def test_a_thread_of_heavy_messages_is_read_as_far_as_memory_allows(
+    bare: Resources, project_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images come as data within messages, too: a hundred of ten megabytes would kill one worker after the other."""
+    monkeypatch.setattr(pasts, "HEAVIEST", 100_000)
+    run = await run_after(bare, project_id, *[said(f"{n} {secrets.token_hex(15_000)}") for n in range(10)])
+
+    past = await begun(bare, run)
+    first = [message["content"][:1] for message in tell(past.all())]
+    messages = await past.within(10_000_000)
+
+    assert first == ["7", "8", "9"]
+    assert past.bound is None
+    assert [message["content"][:1] for message in tell(messages)] == ["0", "7", "8", "9"]
+
+
+async def test_the_newest_message_is_read_however_heavy_it_and_the_calls_behind_it_are(
+    bare: Resources, project_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pasts, "HEAVIEST", 10_000)
+    history: list[Item] = [said("Old"), said(f"Newest {secrets.token_hex(15_000)}")]
+    history += [called(f"{n} {secrets.token_hex(15_000)}") for n in range(3)]
+    run = await run_after(bare, project_id, *history)
+
+    messages = await told(bare, run, 10_000_000)
+
+    said_or_heard = [message["content"] for message in messages if message["content"]]
+    assert [text.split()[0] for text in said_or_heard] == ["Old", "Newest", "0", "1", "2"]
 
 
 async def test_only_a_further_attempt_asks_for_what_the_run_has_said_itself(bare: Resources, project_id: str) -> None:
