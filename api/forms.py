@@ -30,7 +30,10 @@ ROOM = 1024 * 1024
 
 BROKEN = "We could not parse the multipart form of your request."
 _EXTENDED = re.compile(r"""filename\*\s*=\s*([\w-]+)'[^']*'([^;\s"]+)""", re.IGNORECASE)
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)', re.DOTALL)
+"""One that is never closed ends with the header: to look for its end from each quote again would take seconds."""
+CHARSETS = frozenset({"utf-8", "iso-8859-1"})
+"""RFC 5987's. Python knows more by such names, some of which are no character sets."""
 
 
 class Form:
@@ -162,10 +165,10 @@ class Form:
 def filename(disposition: bytes) -> str | None:
     """The name in a part's header: RFC 5987's form if there is one, else the plain one, which is UTF-8 by now."""
     extended = _EXTENDED.search(_QUOTED.sub("", disposition.decode("latin-1")))
-    if extended is not None:
+    if extended is not None and extended[1].lower() in CHARSETS:
         try:
             return unquote_to_bytes(extended[2]).decode(extended[1])
-        except (LookupError, UnicodeDecodeError):
+        except UnicodeDecodeError:
             pass  # the plain name is there for this
     plain = parse_options_header(disposition)[1].get(b"filename")
     return None if plain is None else _decoded(plain)
