@@ -38,9 +38,8 @@ async def compose(
     least = sum(map(tokens.bound, fixed)) + tokens.bound_offers(*offers, schema) + tokens.REPLY
     if past.bound is not None and least + past.bound <= room:
         return [*system, *conversation.tell(past.all()), *done]
-    needed = (
-        sum(await tokens.measure(run.model, fixed)) + tokens.count_offers(run.model, *offers, schema) + tokens.REPLY
-    )
+    offered = await tokens.measure_offers(run.model, *offers, schema)
+    needed = sum(await tokens.measure(run.model, fixed)) + offered + tokens.REPLY
     kept = await past.within(room - needed)
     newest = newest_message(kept)
     must = needed + (0 if newest is None else kept[newest].size or 0)
@@ -54,7 +53,7 @@ async def estimate(prompt: Prompt, reply: Reply) -> Usage:
     calls = [{"function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in reply.calls]
     said = {"content": "".join([*reply.text, *reply.refusal]), "tool_calls": calls}
     *asked, answered, around = await tokens.measure(prompt.model, [*prompt.messages, said, {}])
-    offered = tokens.count_offers(prompt.model, *prompt.tools, _schema(prompt.response_format))
+    offered = await tokens.measure_offers(prompt.model, *prompt.tools, _schema(prompt.response_format))
     return Usage(sum(asked) + offered + tokens.REPLY, answered - around)
 
 

@@ -1,5 +1,6 @@
 """Tokens are counted offline: exactly where the encoding is the model's own, never too low where nothing is counted."""
 
+import asyncio
 import random
 
 import pytest
@@ -123,3 +124,14 @@ async def test_large_texts_are_counted_the_same_beside_the_event_loop() -> None:
     message = {"role": "user", "content": "The quick brown fox. " * 20_000}
 
     assert await tokens.measure("gpt-4o", [message, message]) == tokens.count_messages("gpt-4o", [message, message])
+
+
+async def test_large_tools_are_counted_beside_the_event_loop() -> None:
+    described = {"type": "string", "description": "The quick brown fox. " * 100}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {f"p{n}": described for n in range(100)}}}
+
+    counting = asyncio.create_task(tokens.measure_offers("gpt-4o", tool, None))
+    await asyncio.sleep(0)
+
+    assert not counting.done()
+    assert await counting == tokens.count_offers("gpt-4o", tool)
