@@ -19,8 +19,6 @@ from orchestrator.wire.requests.fields import text_problem
 
 WITHHELD = frozenset({"assistants", "user_data"})
 """Purposes whose files the original did not give back."""
-BATCH = 200
-"""Files that one sweep removes; the next sweep takes the next."""
 UNSEEN = {"synchronize_session": False}
 
 
@@ -149,11 +147,16 @@ async def content(storage: Storage, file: File, found: Sequence[Arrived]) -> byt
     return whole
 
 
-async def expire(session: Session) -> int:
-    """Remove files whose time is over. Returns how many."""
-    over = select(col(File.id)).where(col(File.expires_at).is_not(None), col(File.expires_at) <= now())
-    gone = sql_delete(File).where(col(File.id).in_(over.limit(BATCH).with_for_update(skip_locked=True)))
-    return len((await session.execute(gone.returning(col(File.id)), execution_options=UNSEEN)).all())
+async def overdue(session: Session, limit: int) -> Sequence[str]:
+    """Files whose time is over."""
+    return (await session.execute(select(col(File.id)).where(*_over()).limit(limit))).scalars().all()
+
+
+async def expire(session: Session, file_id: str) -> bool:
+    """Remove a file whose time is over, unless somebody else is at it."""
+    due = select(col(File.id)).where(col(File.id) == file_id, *_over()).with_for_update(skip_locked=True)
+    gone = sql_delete(File).where(col(File.id) == due.scalar_subquery()).returning(col(File.id))
+    return (await session.execute(gone, execution_options=UNSEEN)).first() is not None
 
 
 def _visible(project_id: str) -> list[ColumnElement[bool]]:
@@ -162,3 +165,7 @@ def _visible(project_id: str) -> list[ColumnElement[bool]]:
 
 def _unexpired() -> list[ColumnElement[bool]]:
     return [or_(col(File.expires_at).is_(None), col(File.expires_at) > now())]
+
+
+def _over() -> list[ColumnElement[bool]]:
+    return [col(File.expires_at).is_not(None), col(File.expires_at) <= now()]

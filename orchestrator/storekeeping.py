@@ -1,18 +1,24 @@
 """What the storage needs done by the clock: files and uploads end when their time is over, and bytes of nobody go.
 
 Each step takes a bounded batch and skips what another process is at, so any number of workers may do it at once; what
-is left is taken by the next sweep. A storage that is away holds up nothing but its own bytes.
+is left is taken by the next sweep. Files and uploads end one by one: each may have thousands of blobs, and a statement
+that ended many of them could be one that never ends within its time. A storage that is away holds up nothing but its
+own bytes.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from orchestrator import blobs, files, uploads
-from orchestrator.db import Database
+from orchestrator.db import Database, Session
 from orchestrator.storage import Storage
 
 log = structlog.get_logger(__name__)
+
+BATCH = 200
+"""Files, and uploads, that one sweep ends; the next sweep takes the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +29,31 @@ class Swept:
     uploads: int = 0
     blobs: int = 0
 
+    @property
+    def more(self) -> bool:
+        """Whether something may be left that is due already."""
+        return self.files >= BATCH or self.uploads >= BATCH or self.blobs >= blobs.BATCH
+
 
 async def sweep(database: Database, storage: Storage) -> Swept:
     """Do what is due. Raises StorageError when bytes cannot be removed now."""
     async with database.transaction() as session:
-        ended = Swept(files=await files.expire(session), uploads=await uploads.expire(session))
-    swept = Swept(ended.files, ended.uploads, await blobs.sweep(database, storage))
+        old_files, old_uploads = await files.overdue(session, BATCH), await uploads.overdue(session, BATCH)
+        await uploads.forget(session, BATCH)
+    ended_files = await _end_each(database, old_files, files.expire)
+    ended_uploads = await _end_each(database, old_uploads, uploads.expire)
+    swept = Swept(ended_files, ended_uploads, await blobs.sweep(database, storage))
     if swept != Swept():
         log.info("storage_swept", files=swept.files, uploads=swept.uploads, blobs=swept.blobs)
     return swept
+
+
+async def _end_each(database: Database, ids: Sequence[str], end: Callable[[Session, str], Awaitable[bool]]) -> int:
+    ended = 0
+    for id_ in ids:
+        try:
+            async with database.transaction() as session:
+                ended += await end(session, id_)
+        except Exception as error:  # one that cannot be ended does not keep the others from it
+            log.warning("not_expired", id=id_, error=type(error).__name__)
+    return ended

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlmodel import col
 
 from orchestrator import blobs, files, ids
@@ -28,8 +28,6 @@ from orchestrator.tables import File, Upload, UploadPart, now
 from orchestrator.wire.requests import CompleteUpload, CreateUpload
 from orchestrator.wire.requests.files import MAX_PARTS
 
-BATCH = 200
-"""Uploads that one sweep takes; the next sweep takes the next."""
 KEPT = 30 * 24 * 3600
 """Seconds for which an upload that is over is remembered: a client that comes late hears why it is refused."""
 UNSEEN = {"synchronize_session": False}
@@ -114,7 +112,7 @@ async def complete(
             created_at=upload.created_at,
         )
         await blobs.hand_over(session, body.part_ids, file.id)
-        await _drop_parts(session, [upload.id])
+        await _drop_parts(session, upload.id)
         upload.status, upload.file_id = "completed", file.id
     return upload, file
 
@@ -123,27 +121,40 @@ async def cancel(session: Session, project_id: str, upload_id: str) -> Upload:
     """End the upload without a file. Raises InvalidRequest when it is over."""
     upload = await pending(session, project_id, upload_id, "cancel", lock=True)
     upload.status = "cancelled"
-    await _drop_parts(session, [upload.id])
+    await _drop_parts(session, upload.id)
     return upload
 
 
-async def expire(session: Session) -> int:
-    """End the uploads whose time is over, and forget those that ended long ago. Returns how many ended."""
-    over = select(col(Upload.id)).where(col(Upload.status) == "pending", col(Upload.expires_at) <= now())
-    end = update(Upload).where(col(Upload.id).in_(over.limit(BATCH).with_for_update(skip_locked=True)))
-    end = end.values(status="expired").returning(col(Upload.id))
-    ended = (await session.execute(end, execution_options=UNSEEN)).scalars().all()
+async def overdue(session: Session, limit: int) -> Sequence[str]:
+    """Uploads whose time is over and that nobody has ended."""
+    return (await session.execute(select(col(Upload.id)).where(*_over()).limit(limit))).scalars().all()
+
+
+async def expire(session: Session, upload_id: str) -> bool:
+    """End an upload whose time is over, unless somebody else is at it."""
+    due = select(col(Upload.id)).where(col(Upload.id) == upload_id, *_over()).with_for_update(skip_locked=True)
+    end = update(Upload).where(col(Upload.id) == due.scalar_subquery()).values(status="expired")
+    ended = (await session.execute(end.returning(col(Upload.id)), execution_options=UNSEEN)).first() is not None
     if ended:
-        await _drop_parts(session, ended)
+        await _drop_parts(session, upload_id)
+    return ended
+
+
+async def forget(session: Session, limit: int) -> None:
+    """Remove uploads that ended long ago."""
     done = col(Upload.status).in_(("completed", "cancelled", "expired"))
-    old = select(col(Upload.id)).where(done, col(Upload.expires_at) <= now() - KEPT).limit(BATCH)
+    old = select(col(Upload.id)).where(done, col(Upload.expires_at) <= now() - KEPT).limit(limit)
+    old = old.with_for_update(skip_locked=True)
     await session.execute(delete(Upload).where(col(Upload.id).in_(old)), execution_options=UNSEEN)
-    return len(ended)
 
 
-async def _drop_parts(session: Session, upload_ids: Sequence[str]) -> None:
+def _over() -> list[ColumnElement[bool]]:
+    return [col(Upload.status) == "pending", col(Upload.expires_at) <= now()]
+
+
+async def _drop_parts(session: Session, upload_id: str) -> None:
     """Their bytes, if they are still theirs, belong to nobody from here on."""
-    await session.execute(delete(UploadPart).where(col(UploadPart.upload_id).in_(upload_ids)), execution_options=UNSEEN)
+    await session.execute(delete(UploadPart).where(col(UploadPart.upload_id) == upload_id), execution_options=UNSEEN)
 
 
 async def _check_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> None:

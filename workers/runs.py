@@ -74,11 +74,12 @@ async def _keep_house(database: Database, interval: float) -> None:
 async def _keep_store(opened: Resources, interval: float) -> None:
     """Apart from the other housekeeping: a storage that is away must not hold up runs."""
     while True:
+        more = False
         try:
-            await storekeeping.sweep(opened.database, opened.storage)
+            more = (await storekeeping.sweep(opened.database, opened.storage)).more
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("storage_sweep_failed", error=repr(error))
-        await asyncio.sleep(interval)
+        await asyncio.sleep(0 if more else interval)
 
 
 async def _keep_posting(database: Database, interval: float) -> None:

@@ -12,7 +12,7 @@ from sqlmodel import col
 from orchestrator import blobs, storekeeping, uploads
 from orchestrator.errors import InvalidRequest
 from orchestrator.resources import Resources
-from orchestrator.storekeeping import Swept
+from orchestrator.storekeeping import BATCH, Swept
 from orchestrator.tables import Blob, File, Upload, UploadPart, now
 from orchestrator.wire.requests import CompleteUpload, CreateUpload
 from orchestrator.wire.requests.files import MAX_PARTS
@@ -142,6 +142,35 @@ async def test_uploads_whose_time_is_over_expire_and_their_bytes_go(bare: Resour
         with pytest.raises(InvalidRequest, match="'expired'"):
             await uploads.pending(session, project_id, upload.id, "cancel")
         await uploads.pending(session, project_id, other.id, "cancel")
+
+
+async def test_an_upload_that_cannot_be_ended_holds_up_no_other(bare: Resources, project_id: str) -> None:
+    """Each is ended by itself: one statement for many uploads of thousands of parts would never end within its time."""
+    stuck, other = await begun(bare, project_id), await begun(bare, project_id)
+    for each in (stuck, other):
+        await added(bare, each, b"abc")
+        await set_(bare, each, expires_at=now())
+    refusing = f"CREATE FUNCTION refuse() RETURNS trigger AS $$BEGIN IF OLD.upload_id = '{stuck.id}' THEN "
+    refusing += "RAISE 'no'; END IF; RETURN OLD; END$$ LANGUAGE plpgsql"
+    async with bare.database.transaction() as session:
+        await session.execute(sa.text(refusing))
+        await session.execute(
+            sa.text("CREATE TRIGGER refuse BEFORE DELETE ON upload_parts FOR EACH ROW EXECUTE FUNCTION refuse()")
+        )
+
+    try:
+        assert await storekeeping.sweep(bare.database, bare.storage) == Swept(uploads=1, blobs=1)
+    finally:
+        async with bare.database.transaction() as session:
+            await session.execute(sa.text("DROP FUNCTION refuse CASCADE"))
+
+    assert await storekeeping.sweep(bare.database, bare.storage) == Swept(uploads=1, blobs=1)
+    assert await count(bare, UploadPart) == 0
+
+
+async def test_a_sweep_that_took_all_it_may_says_that_there_may_be_more() -> None:
+    assert not Swept(files=BATCH - 1, uploads=BATCH - 1, blobs=blobs.BATCH - 1).more
+    assert all(full.more for full in (Swept(files=BATCH), Swept(uploads=BATCH), Swept(blobs=blobs.BATCH)))
 
 
 async def test_uploads_that_ended_long_ago_are_forgotten(bare: Resources, project_id: str) -> None:
