@@ -168,10 +168,13 @@ async def hold(session: Session, run: Run, *, ending: bool = False) -> None:
 
 
 async def release(session: Session, run: Run) -> None:
-    """Give a claimed run back, unfinished: it stays in progress until somebody claims the next attempt."""
-    mine = [col(Run.id) == run.id, col(Run.attempt) == run.attempt, col(Run.status) == "in_progress"]
-    if await _update(session, *mine, owner=None, lease_until=None, wake_at=func.now()):
-        wake(session, run)
+    """Give a claimed run back, unfinished: it stays in progress until somebody claims the next attempt. One that was
+    cancelled meanwhile is housekeeping's to end.
+    """
+    mine = [col(Run.id) == run.id, col(Run.attempt) == run.attempt, col(Run.status).in_(("in_progress", "cancelling"))]
+    left = await _update(session, *mine, owner=None, lease_until=None, wake_at=func.now())
+    if left is not None and left.status == "in_progress":
+        wake(session, left)
 
 
 async def renew(session: Session, owner: str, carried: Collection[str], lease: float) -> list[str]:

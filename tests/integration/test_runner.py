@@ -13,7 +13,7 @@ import sqlalchemy.exc
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from orchestrator import assistants, messages, presence, runs, threads
+from orchestrator import assistants, housekeeping, messages, presence, runs, threads
 from orchestrator.db import Database, Session
 from orchestrator.errors import RunCancelled
 from orchestrator.events.frames import Track
@@ -134,6 +134,26 @@ async def test_a_cancel_whose_signal_is_lost_is_felt_at_the_next_heartbeat_howev
         await asyncio.wait_for(running, DEADLINE)
 
     assert (await found(bare, run.id)).status == "cancelled"
+
+
+async def test_a_run_that_is_cancelled_while_it_is_given_back_ends_at_the_next_sweep(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.hang())
+    run = await queued(bare, project_id, "Hi")
+    owner = presence.new_owner()
+    runner = Runner(bare.database, bare.model, owner, bare_settings)
+
+    async with presence.present(owner, runner, bare.database, bare_settings):  # the worker lives, and may for long
+        running = asyncio.create_task(runner.run(run.id))
+        await asyncio.to_thread(scripted.wait_for, lambda state: state["requests"] == 1)
+        async with bare.database.transaction() as session:
+            await runs.cancel(session, project_id, run.thread_id, run.id)
+        running.cancel()
+        await asyncio.wait([running])
+        await housekeeping.sweep(bare.database)
+
+        assert (await found(bare, run.id)).status == "cancelled"
 
 
 async def test_the_last_messages_are_the_threads_and_not_what_the_run_itself_has_said(
