@@ -49,7 +49,7 @@ def _tool_resources(body: object) -> Iterator[Refusal]:
         return
     if resources.code_interpreter is not None and resources.code_interpreter.file_ids:
         at: tuple[str, ...] = ("tool_resources", "code_interpreter", "file_ids")
-        yield Refusal(at, "Files are", "unsupported_tool_resources")
+        yield Refusal(at, "The 'code_interpreter' tool is", "unsupported_tool_resources")
     for name in ("vector_store_ids", "vector_stores"):
         if getattr(resources.file_search, name, None):
             at = ("tool_resources", "file_search", name)

@@ -10,10 +10,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from openai.types import beta
+from openai.types import CreateEmbeddingResponse, Embedding, beta
 from openai.types.beta import AssistantStreamEvent, threads
 from openai.types.beta.threads import MessageDeltaEvent
 from openai.types.beta.threads.runs import RunStepDeltaEvent
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from orchestrator.events.frames import RESTING
@@ -45,8 +46,20 @@ EVENTS: dict[str, type[BaseModel]] = {
 """The official client's own list: names of events, and the type of what each carries."""
 
 
-PASSED_ON = ("/v1/chat/completions", "/v1/embeddings")
-"""Operations that the model server answers."""
+class Embedded(Embedding):
+    """An embedding; the client asks for base64 by itself, and reads it before its user sees it."""
+
+    embedding: list[float] | str  # type: ignore[assignment]
+
+
+class Embeddings(CreateEmbeddingResponse):
+    """What is asked for in either encoding."""
+
+    data: list[Embedded]  # type: ignore[assignment]
+
+
+PASSED_ON: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatCompletion, "/v1/embeddings": Embeddings}
+"""Operations that the model server answers, and with what."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,10 @@ def check_exchange(exchange: Exchange) -> None:
 
 
 def _check_passed_on(exchange: Exchange) -> None:
-    """What the model server answered: errors in the envelope, streams without names of events. The rest is its own."""
+    """What the model server answered: errors in the envelope, streams without names of events, the official types.
+
+    What it says beyond them is its own.
+    """
     kind = exchange.headers.get("content-type")
     if exchange.status != 200:
         assert exchange.status >= 400
@@ -124,6 +140,14 @@ def _check_passed_on(exchange: Exchange) -> None:
         frames = bytes(exchange.body).decode().split("\n\n")
         assert frames.pop() == ""
         assert all(frame.startswith(("data: ", ": ")) for frame in frames)
+        chunks = [
+            frame.removeprefix("data: ") for frame in frames if frame.startswith("data: {") and "error" not in frame
+        ]
+        for chunk in chunks:
+            ChatCompletionChunk.model_validate_json(chunk, strict=True)
+    elif kind == "application/json" and exchange.whole:
+        answer = PASSED_ON[exchange.target.partition("?")[0]]
+        answer.model_validate_json(bytes(exchange.body), strict=True)
 
 
 def _check_told(exchange: Exchange) -> None:
