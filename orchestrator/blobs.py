@@ -60,7 +60,7 @@ async def arriving(
         size = await storage.write(blob, _holding(database, blob, chunks, lease))
         yield Arrived(blob, size)
     except BaseException:
-        await _let_go(database, blob)
+        await _let_go(database, storage, blob)
         raise
 
 
@@ -131,18 +131,23 @@ async def _holding(database: Database, blob: str, chunks: AsyncIterator[bytes], 
     async for chunk in chunks:
         yield chunk
         if time.monotonic() - renewed > lease / 3:
-            await _keep(database, blob, timedelta(seconds=lease))
+            if not await _keep(database, blob, timedelta(seconds=lease)):
+                raise Unavailable(TOO_LATE)  # before all the rest is sent in vain
             renewed = time.monotonic()
 
 
-async def _let_go(database: Database, blob: str) -> None:
+async def _let_go(database: Database, storage: Storage, blob: str) -> None:
     try:
-        await _keep(database, blob, timedelta())
+        if not await _keep(database, blob, timedelta()):
+            await storage.delete([blob])  # the sweep came first: what was written after it nobody else would find
     except Exception as error:  # what went wrong before is the error to be told; the lease runs out by itself
         log.warning("blob_not_let_go", blob_id=blob, error=type(error).__name__)
 
 
-async def _keep(database: Database, blob: str, lease: timedelta) -> None:
+async def _keep(database: Database, blob: str, lease: timedelta) -> bool:
+    """Whether it can be kept still."""
+    kept = update(Blob).where(col(Blob.id) == blob, col(Blob.doomed).is_(False))
+    kept = kept.values(kept_until=func.now() + lease)
     async with database.transaction() as session:
-        kept = update(Blob).where(col(Blob.id) == blob, col(Blob.doomed).is_(False))
-        await session.execute(kept.values(kept_until=func.now() + lease), execution_options=UNSEEN)
+        found = await session.execute(kept.returning(col(Blob.id)), execution_options=UNSEEN)
+        return found.first() is not None

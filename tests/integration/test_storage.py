@@ -269,6 +269,28 @@ async def test_a_writer_whose_lease_is_over_gets_no_file(tidy: Resources, projec
     assert objects(tidy) == await keys(tidy) == []
 
 
+async def test_bytes_that_are_written_after_their_removal_are_removed_too(
+    tidy: Resources, project_id: str, storage: Storage
+) -> None:
+    """A process that was stopped for longer than its lease goes on: no sweep would ever find what it still writes."""
+    removed: list[str] = []
+
+    async def overtaken() -> AsyncIterator[bytes]:
+        yield b"x"
+        removed.extend(await keys(tidy))
+        async with tidy.database.transaction() as session:
+            await session.execute(sa.update(Blob).values(kept_until=sa.func.now()))
+        assert await storekeeping.sweep(tidy.database, storage) == Swept(blobs=1)
+        yield b"y"
+
+    named = {"filename": "a.txt", "purpose": "assistants_output"}
+    with pytest.raises(Unavailable):
+        await files.store(tidy.database, storage, project_id, overtaken(), lease=600, **named)
+
+    with pytest.raises(MissingBytesError):
+        await read(storage, removed[0], 2)
+
+
 async def test_a_removal_that_fails_is_tried_again(
     tidy: Resources, project_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
