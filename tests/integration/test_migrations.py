@@ -30,7 +30,8 @@ INSERT INTO threads (id, project_id, created_at, tool_resources, metadata)
 INSERT INTO runs (id, thread_id, assistant_id, created_at, status, expires_at, model, tools, tool_resources, metadata,
         temperature, top_p, truncation_strategy, response_format, tool_choice, parallel_tool_calls, attempt, wake_at)
     SELECT 'run_' || status, 'thread_' || status, 'asst_x', 1, status, 9999999999, 'm', '[]', '{}', '{}',
-        1, 1, '{"type": "auto", "last_messages": null}', '"auto"', '"auto"', true, 1, now() FROM unnest(:statuses) status
+        1, 1, '{"type": "auto", "last_messages": null}', '"auto"', '"auto"', true, 1, now()
+    FROM unnest(:statuses) status
 -- next
 INSERT INTO messages (id, thread_id, created_at, role, status, content, attachments, metadata, run_id)
     SELECT 'msg_' || status, 'thread_' || status, 1, 'assistant', 'completed', '[]', '[]', '{}', 'run_' || status
