@@ -158,10 +158,18 @@ class Settings(BaseSettings):
             raise ValueError("ASSISTANTD_WEBHOOK_SECRET must be whsec_ and base64") from None
         return self
 
+    @model_validator(mode="after")
+    def _storage_keys_come_in_pairs(self) -> Self:
+        if (self.storage_access_key_id is None) != (self.storage_secret_access_key is None):
+            raise ValueError("ASSISTANTD_STORAGE_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY belong together")
+        return self
+
     @field_validator("storage_url")
     @classmethod
     def _leads_somewhere(cls, value: str) -> str:
         address = urlsplit(value)
+        if "@" in address.netloc:  # logs and `doctor` show the address
+            raise ValueError("expected no keys in the address: they have settings of their own")
         if address.scheme == "s3" and address.netloc:
             return value
         if address.scheme == "file" and not address.netloc and address.path.strip("/"):

@@ -14,6 +14,7 @@ from orchestrator.echo import echo
 from orchestrator.embedded.pgvector import probe_pgvector
 from orchestrator.embedded.process import EmbeddedError
 from orchestrator.embedded.upstream import is_address
+from orchestrator.foreign import Json
 
 TIMEOUT = 5.0
 MODEL_TIMEOUT = 60.0
@@ -147,13 +148,19 @@ def storage(patient: Patient) -> Finding:
         with opening.opened(settings) as opened:
             asyncio.run(opening.probe(opened))
     except ValidationError as error:
-        wrong = ", ".join(sorted({f"ASSISTANTD_{str(each['loc'][0]).upper()}" for each in error.errors()}))
+        wrong = ", ".join(sorted({_wrong(each) for each in error.errors()}))
         return failed(f"the settings are wrong: {wrong}", "An address is file:///folder or s3://bucket/prefix.")
     except StorageError as error:
         return failed(f"{shown}: {error.reason}", "Check ASSISTANTD_STORAGE_URL, and who may write there.")
     except MissingBytesError:
         return failed(f"{shown} does not give back what was written", "Check that nothing else removes files there.")
     return ok(f"{shown} takes files and gives them back")
+
+
+def _wrong(error: Json) -> str:
+    """The setting that an error is about, or what it says about several. It never quotes a value."""
+    place = error["loc"]
+    return f"ASSISTANTD_{str(place[0]).upper()}" if place else str(error["msg"]).removeprefix("Value error, ")
 
 
 async def _schema(database_url: str) -> Schema:

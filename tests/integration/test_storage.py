@@ -129,10 +129,22 @@ async def test_what_others_may_not_read_they_cannot(tmp_path: Path) -> None:
     assert {stat.S_IMODE((tmp_path / "a b" / name).stat().st_mode) for name in ("objects", "incoming")} == {0o700}
 
 
-@pytest.mark.parametrize("url", ["/folder", "file:///", "file://host/folder", "s3:///prefix", "http://x", ""])
+@pytest.mark.parametrize(
+    "url", ["/folder", "file:///", "file://host/folder", "s3:///prefix", "s3://key:hidden@bucket", "http://x", ""]
+)
 def test_a_storage_that_is_none_is_refused_at_the_start(url: str) -> None:
-    with pytest.raises(ValueError, match="storage_url"):
+    with pytest.raises(ValueError, match="storage_url") as raised:
         Settings.model_validate({**URLS, "storage_url": url})
+
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["storage_access_key_id", "storage_secret_access_key"])
+def test_half_a_key_of_the_storage_is_refused_and_not_ignored(name: str) -> None:
+    with pytest.raises(ValueError, match="belong together") as raised:
+        Settings.model_validate({**URLS, name: "hidden"})
+
+    assert "hidden" not in str(raised.value)
 
 
 # -- rows and bytes --
@@ -317,16 +329,23 @@ async def test_a_removal_that_fails_is_tried_again(
     assert objects(tidy) == await keys(tidy) == []
 
 
-async def test_the_sweep_walks_an_index(tidy: Resources) -> None:
+async def test_the_sweep_walks_an_index(tidy: Resources, project_id: str) -> None:
     """However many files there are, finding what is loose must not look at them."""
     loose = sa.select(col(Blob.id)).where(blobs.LOOSE, col(Blob.kept_until) <= sa.func.now()).limit(blobs.BATCH)
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    compiled = loose.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
-    explained = sa.text(f"EXPLAIN {compiled}")
+    explained = sa.text(f"EXPLAIN {loose.compile(dialect=dialect, compile_kwargs={'literal_binds': True})}")
     async with tidy.database.transaction() as session:
-        await session.execute(sa.text("SET LOCAL enable_seqscan = off"))
+        file = File(project_id=project_id, filename="a.txt", purpose="assistants", bytes=0)
+        session.add(file)
+        await session.flush()
+        owned = {"file_id": file.id, "kept_until": sa.func.now()}
+        await session.execute(sa.insert(Blob).values([{"id": f"blob_{number}", **owned} for number in range(2000)]))
+        await session.execute(sa.text("ANALYZE blobs"))
+
         plan = "\n".join((await session.execute(explained)).scalars())
 
+        await session.execute(sa.delete(Blob).where(col(Blob.file_id) == file.id))
+        await session.delete(file)
     assert "blobs_loose" in plan
 
 
@@ -340,6 +359,7 @@ async def test_the_sweep_walks_an_index(tidy: Resources) -> None:
         ("file://{folder}/new", "ok", "takes files"),
         ("file://{folder}/file/in/the/way", "failed", "Not a directory"),
         ("ftp://x", "failed", "ASSISTANTD_STORAGE_URL"),
+        ("s3://key:hidden@bucket", "failed", "ASSISTANTD_STORAGE_URL"),
     ],
 )
 def test_doctor_says_whether_the_storage_takes_files(tmp_path: Path, url: str, verdict: str, said: str) -> None:
@@ -350,3 +370,14 @@ def test_doctor_says_whether_the_storage_takes_files(tmp_path: Path, url: str, v
 
     assert (found.verdict, bool(found.advice)) == (verdict, verdict == "failed")
     assert said in found.text
+    assert "hidden" not in found.text
+
+
+def test_doctor_says_which_settings_of_the_storage_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSISTANTD_STORAGE_ACCESS_KEY_ID", "hidden")
+
+    found = doctor_services.storage(Patient(Home(tmp_path), "up", "", "", "", "", "", storage_url="s3://bucket"))
+
+    assert found.verdict == "failed"
+    assert "belong together" in found.text
+    assert "hidden" not in found.text
