@@ -64,11 +64,16 @@ class JsonBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rewrite the content type; what is then no JSON gets the error for malformed JSON."""
-        if scope["type"] == "http" and not _header(scope, TYPE).lower().startswith(b"multipart/"):
+        if scope["type"] == "http" and not _may_be_a_form(scope):
             kept = [(name, value) for name, value in scope["headers"] if name != TYPE]
             # In place: a copy would hide from RequestContext which route the router finds.
             scope["headers"] = [*kept, (TYPE, b"application/json")]
         await self.app(scope, receive, send)
+
+
+def _may_be_a_form(scope: Scope) -> bool:
+    """Where forms are expected, whatever comes instead is told by its own name."""
+    return STREAMED.fullmatch(scope["path"]) is not None or _header(scope, TYPE).lower().startswith(b"multipart/")
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

@@ -402,6 +402,12 @@ def test_what_is_no_form_is_refused(http: Http, body: bytes, kind: str) -> None:
     error(post_raw(http, body, kind))
 
 
+def test_what_was_sent_instead_of_a_form_is_named(http: Http) -> None:
+    kind = "application/x-www-form-urlencoded"
+
+    assert f"({kind})" in error(post_raw(http, b"purpose=assistants", kind))["message"]
+
+
 def test_a_download_goes_on_while_its_file_is_deleted(http: Http) -> None:
     content = bytes(range(256)) * 40_000  # more than what is on its way in all buffers
     file = sent(http, content, purpose="vision")
