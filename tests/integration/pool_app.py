@@ -115,11 +115,12 @@ async def stubborn(key: str) -> None:
 
 @async_task(app, name="test.endless")
 async def endless(key: str) -> None:
-    """Take no notice of any cancellation."""
-    await _note(key, "started")
+    """Take no notice of any cancellation, from the first moment on: whoever hears of the start may cancel at once."""
+    noting = asyncio.ensure_future(_note(key, "started"))
     while True:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(30)
+            await noting
 
 
 @async_task(app, name="test.limited", soft_time_limit=0.2)
