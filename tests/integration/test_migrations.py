@@ -113,3 +113,17 @@ async def test_going_back_cancels_what_waits_and_keeps_the_rest(stack: Stack, ea
     async with db.Session(earlier) as session, session.begin():
         ended = sa.select(col(Run.id)).where(col(Run.status) == "cancelled").order_by(col(Run.id))
         assert list((await session.execute(ended)).scalars()) == ["run_completed_2", "run_queued_2"]
+
+
+async def test_processes_of_the_release_before_go_on_while_they_are_replaced(
+    stack: Stack, earlier: AsyncEngine
+) -> None:
+    await migrate(settings(stack))
+
+    async with earlier.begin() as connection:
+        await connection.execute(sa.text("DELETE FROM threads"))
+        for statement in ROWS.split("-- next")[1:]:
+            query = sa.text(statement).bindparams(sa.bindparam("statuses", list(STATUSES), sa.ARRAY(sa.String)))
+            await connection.execute(query)
+
+    assert await owners(earlier) == {f"thread_{status}": f"run_{status}" for status in STATUSES[:4]}

@@ -15,8 +15,8 @@ ACTIVE = sa.text(f"{UNFINISHED} AND NOT waiting")
 
 
 def upgrade() -> None:
+    # The defaults stay: during an upgrade, processes of the release before still insert without these columns.
     op.add_column("threads", sa.Column("on_active_run", sa.String(), nullable=False, server_default="reject"))
-    op.alter_column("threads", "on_active_run", server_default=None)
     op.create_index(
         "threads_metadata",
         "threads",
@@ -25,7 +25,6 @@ def upgrade() -> None:
         postgresql_ops={"metadata": "jsonb_path_ops"},
     )
     op.add_column("runs", sa.Column("waiting", sa.Boolean(), nullable=False, server_default=sa.false()))
-    op.alter_column("runs", "waiting", server_default=None)
     op.add_column("runs", sa.Column("additional_messages", JSON, nullable=True))
     for name in ("runs_active_expires_at", "runs_active_owner", "runs_one_active_per_thread"):
         op.drop_index(name, table_name="runs")
