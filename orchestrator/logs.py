@@ -19,6 +19,11 @@ SECRETS = re.compile(r"(?P<url>://[^:/@\s]*:)[^@\s/]+(?=@)|(?P<bearer>[Bb]earer\
 
 Line = MutableMapping[str, Any]
 
+NOISY = ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.worker", "kombu", "sqlalchemy.engine")
+"""Loggers that bring handlers of their own."""
+QUIET = ("uvicorn.access", "celery.app.trace", "celery.worker.strategy", "asyncio", "httpx2")
+"""Loggers of which only warnings are wanted."""
+
 
 def mask(text: str) -> str:
     """`text` with passwords in URLs, bearer tokens and API keys replaced by `***`."""
@@ -54,18 +59,10 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    for noisy in (
-        "uvicorn",
-        "uvicorn.error",
-        "uvicorn.access",
-        "celery",
-        "celery.worker",
-        "kombu",
-        "sqlalchemy.engine",
-    ):
+    for noisy in NOISY:
         logging.getLogger(noisy).handlers.clear()
         logging.getLogger(noisy).propagate = True
-    for quiet in ("uvicorn.access", "celery.app.trace", "celery.worker.strategy", "asyncio", "httpx2"):
+    for quiet in QUIET:
         logging.getLogger(quiet).setLevel(logging.WARNING)
 
 
