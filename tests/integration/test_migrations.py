@@ -115,9 +115,7 @@ async def test_going_back_cancels_what_waits_and_keeps_the_rest(stack: Stack, ea
         assert list((await session.execute(ended)).scalars()) == ["run_completed_2", "run_queued_2"]
 
 
-async def test_processes_of_the_release_before_go_on_while_they_are_replaced(
-    stack: Stack, earlier: AsyncEngine
-) -> None:
+async def test_processes_of_the_release_before_go_on_during_an_upgrade(stack: Stack, earlier: AsyncEngine) -> None:
     await migrate(settings(stack))
 
     async with earlier.begin() as connection:
