@@ -34,7 +34,7 @@ from orchestrator.errors import (
     Unavailable,
 )
 from orchestrator.storage import StorageError
-from orchestrator.wire import schemas
+from orchestrator.wire import schemas, unsupported
 
 SERVER_ERROR = (
     "The server had an error processing your request. Sorry about that! You can retry your request, or contact the "
@@ -173,7 +173,7 @@ async def _validation_error(_request: Request, error: RequestValidationError) ->
 async def _http_error(request: Request, error: HTTPException) -> Response:
     path = echo(request.scope["path"], 200)
     if error.status_code == 404:
-        return envelope(404, f"Invalid URL ({request.method} {path})", code="unknown_url")
+        return envelope(404, f"Invalid URL ({request.method} {path}){unsupported.family(path)}", code="unknown_url")
     if error.status_code == 405:
         text = f"Not allowed to {request.method} on {path}."
         return envelope(405, text, code="method_not_supported", headers={"Allow": _allowed(request)})

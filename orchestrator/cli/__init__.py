@@ -61,5 +61,11 @@ def main() -> None:
 
 
 def _missing(error: ValidationError) -> str:
-    wrong = ", ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors())
+    wrong = "; ".join(_told(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors())
     return f"Settings are missing or wrong ({wrong}). Set them as environment variables."
+
+
+def _told(setting: str, message: str) -> str:
+    """What our own checks say about several settings has no place, and names the settings itself."""
+    message = message.removeprefix("Value error, ")
+    return f"{setting}: {message.lower()}" if setting else message

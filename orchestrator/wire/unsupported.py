@@ -26,6 +26,12 @@ class Refusal:
         return f"{self.what} not supported by this server yet."
 
 
+def family(path: str) -> str:
+    """What to add to the 404 of a path that the original has and this server does not have yet; or nothing."""
+    is_stores = path.startswith("/v1/vector_stores")
+    return ". " + Refusal((), "Vector stores are", "unknown_url").message if is_stores else ""
+
+
 def first(body: object) -> Refusal | None:
     """The first use in this body of something that the server cannot do yet."""
     return next((refusal for check in CHECKS for refusal in check(body)), None)

@@ -212,9 +212,11 @@ async def test_a_wrong_id_in_the_path_is_refused(client: httpx2.AsyncClient, wro
 
 async def test_unknown_urls_and_methods_have_the_envelope(client: httpx2.AsyncClient) -> None:
     unknown = error_of(await client.post("/v1/foo"), 404)
+    later = error_of(await client.get("/v1/vector_stores/vs_1"), 404)
     wrong = await client.delete("/v1/assistants")
 
     assert unknown["message"] == "Invalid URL (POST /v1/foo)"
+    assert later["message"].endswith("Vector stores are not supported by this server yet.")
     assert error_of(wrong, 405)["message"] == "Not allowed to DELETE on /v1/assistants."
     assert wrong.headers["allow"] == "POST"
 

@@ -96,3 +96,19 @@ def test_a_process_without_its_settings_names_them(monkeypatch: pytest.MonkeyPat
     code = run(monkeypatch, "migrate")
 
     assert code == 2
+
+
+def test_settings_that_are_wrong_together_are_named_as_they_are_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://somebody@127.0.0.1:1/nothing")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("UPSTREAM_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("ASSISTANTD_WEBHOOK_URL", "https://example.com/hook")
+    monkeypatch.delenv("ASSISTANTD_WEBHOOK_SECRET", raising=False)
+
+    code = run(monkeypatch, "migrate")
+
+    said = " ".join(capsys.readouterr().err.split())
+    assert code == 2
+    assert "Settings are missing or wrong (ASSISTANTD_WEBHOOK_SECRET must be whsec_" in said

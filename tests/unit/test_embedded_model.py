@@ -224,7 +224,7 @@ def test_arguments_are_always_an_object() -> None:
         ({"temperature": 3}, "less than or equal to 2"),
         ({"tool_choice": "required"}, "there are no tools"),
         ({"messages": []}, "at least 1 item"),
-        ({"messages": [said("user", [{"type": "image_url", "image_url": {"url": "x"}}])]}, "Input should be 'text'"),
+        ({"messages": [said("user", [{"type": "image_url", "image_url": {"url": "x"}}])]}, "reads text only"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(others: dict[str, Any], told: str) -> None:

@@ -7,7 +7,8 @@ depth and length of thought that this model does not have (`reasoning_effort`, `
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from orchestrator.foreign import Json
 
@@ -36,7 +37,15 @@ class RefusalPart(Body):
     refusal: str
 
 
-Content = str | list[TextPart]
+def _text_only(content: object) -> object:
+    """Say so in words that whoever sent an image understands: they end up in `last_error` of the run."""
+    parts = content if isinstance(content, list) else []
+    if any(isinstance(part, dict) and part.get("type") in ("image_url", "input_audio", "file") for part in parts):
+        raise PydanticCustomError("text_only", "The built-in model reads text only, no images, audio or files")
+    return content
+
+
+Content = Annotated[str | list[TextPart], BeforeValidator(_text_only)]
 
 
 class Instructions(Body):

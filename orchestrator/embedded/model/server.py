@@ -197,9 +197,7 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPRequestEntityTooLarge:
         return Refused(413, error_body(f"The body is larger than {LARGEST_BODY:,} bytes.")).response
     except web.HTTPException as error:
-        message = (
-            f"Invalid URL ({request.method} {request.path}). This server has /v1/chat/completions and /v1/models only."
-        )
+        message = f"Invalid URL ({request.method} {request.path}). The built-in model only chats; it has no embeddings."
         return Refused(error.status, error_body(message)).response
 
 
