@@ -240,7 +240,7 @@ async def test_completions_are_passed_on_to_it_and_embeddings_are_refused_clearl
     async with Gateway(Settings.model_validate(given)) as gateway:
         async with gateway.complete(asked) as answer:
             heard = b"".join([piece async for piece in answer.pieces])
-        with pytest.raises(Relayed, match="This server has /v1/chat/completions") as refused:
+        with pytest.raises(Relayed, match="The built-in model only chats; it has no embeddings") as refused:
             async with gateway.embed(Question(b'{"model":"m","input":"x"}', "m", "req_2"), "base64"):
                 pass
 
