@@ -8,10 +8,10 @@ import asyncio
 from contextlib import AbstractAsyncContextManager, aclosing
 
 from fastapi import Response
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from api.sse import HEADERS
+from api.waiting import while_connected
 from orchestrator.openai_gateway import Answer
 
 SEND_PATIENCE = 60.0
@@ -27,17 +27,7 @@ class Relay(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it while the client listens; otherwise raise ClientDisconnect, with the request upstream cut."""
-        sending = asyncio.ensure_future(self._relayed(send))
-        leaving = asyncio.ensure_future(_left(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise ClientDisconnect
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.wait((sending, leaving))
-        sending.result()
+        await while_connected(receive, self._relayed(send))
 
     async def _relayed(self, send: Send) -> None:
         async with self._answer as answer, aclosing(answer.pieces) as pieces:
@@ -49,8 +39,3 @@ class Relay(Response):
                 async with asyncio.timeout(SEND_PATIENCE):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

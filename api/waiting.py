@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import Coroutine
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from orchestrator.foreign import Json
 
 
-async def while_connected(request: Request, work: Coroutine[Json, Json, None]) -> None:
-    """Do `work` while the client is there. Raises the work's errors, and ClientDisconnect when it has gone away."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
+async def while_connected(receive: Receive, work: Coroutine[Json, Json, None]) -> None:
+    """Do `work` while the client is there. Raises the work's errors, and ClientDisconnect when it has gone away.
+
+    `receive` is the request's, whose body has been read.
+    """
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -22,6 +26,6 @@ async def while_connected(request: Request, work: Coroutine[Json, Json, None]) -
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

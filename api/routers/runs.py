@@ -91,7 +91,7 @@ async def retrieve(
 
     if query.wait and not lifecycle.at_rest(run):
         await session.commit()  # whoever waits holds no connection
-        await while_connected(request, rests.watch(run_id, query.wait, look))
+        await while_connected(request.receive, rests.watch(run_id, query.wait, look))
     return _reply(objects.run(run), resources.settings)
 
 
