@@ -9,11 +9,12 @@ What a run has said and done itself is not the past: it is told in any case (`ow
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import takewhile
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import structlog
-from sqlalchemy import Select, case, func, or_, select, text
+from sqlalchemy import BigInteger, Integer, Select, bindparam, case, func, or_, select, text
 from sqlmodel import col
 
 from orchestrator import tokens
@@ -25,6 +26,7 @@ from orchestrator.tables import Message, Run, RunStep
 
 log = structlog.get_logger(__name__)
 
+Query: TypeAlias = Select[*tuple[Json, ...]]
 SMALLEST_PAGE, FIRST_PAGE, LARGEST_PAGE = 20, 100, 1000
 MOST = 10_000
 """Messages that are told at most, however short they are."""
@@ -146,51 +148,67 @@ class Past:
         return sorted(items, key=lambda item: item.position), reach
 
     async def _messages(self, session: Session, newest: bool, limit: int) -> tuple[list[Said], bool]:
-        run = self._run
-        # What lies before the run is not its own. Torn messages count nothing.
-        where: list[Json] = [
-            col(Message.thread_id) == run.thread_id,
-            col(Message.position) < self._from,
-            or_(col(Message.run_id).is_(None), col(Message.run_id) != run.id),
-            col(Message.status) != "in_progress",
-            or_(col(Message.incomplete_details).is_(None), col(Message.incomplete_details)["reason"].astext != TORN),
-        ]
-        columns = (col(Message.position), col(Message.run_id), col(Message.role), col(Message.content))
-        rows, more = await self._weighed(session, select(*columns).where(*where), newest, limit)
+        rows, more = await self._weighed(session, _messages(newest), {"before": self._from}, limit)
         return [Said(*row) for row in rows], more
 
     async def _calls(self, session: Session, newest: bool, reach: int) -> tuple[list[Called], bool]:
-        run, place = self._run, col(RunStep.position)
-        where: list[Json] = [
-            col(RunStep.thread_id) == run.thread_id,
-            IS_CALLS,
-            col(RunStep.run_id) != run.id,
-            place < (self._from if newest else reach),
-        ]
-        if newest:
-            where.append(place > reach)
-        columns = (place, col(RunStep.run_id), col(RunStep.step_details))
-        rows, more = await self._weighed(session, select(*columns).where(*where), newest, LARGEST_PAGE)
+        bounds = {"before": self._from, "behind": reach} if newest else {"before": reach, "behind": -1}
+        rows, more = await self._weighed(session, _calls(newest), bounds, LARGEST_PAGE)
         return [Called(*row) for row in rows], more
 
     async def _weighed(
-        self, session: Session, query: Select[*tuple[Json, ...]], newest: bool, limit: int
+        self, session: Session, query: Query, bounds: dict[str, int], limit: int
     ) -> tuple[list[Sequence[Json]], bool]:
-        """The first rows from one end, and whether there may be more. `query` begins with the position and ends with
-        what is heavy, of which only so much leaves Postgres as there is room for, though always the first.
-        """
-        place, *_, content = query.selected_columns
-        query = query.add_columns(func.pg_column_size(content).label("weight"))
-        page = query.order_by(place.desc() if newest else place).limit(limit).subquery()
-        at, *others, heavy, weight = page.c
-        order = at.desc() if newest else at
-        total = func.sum(weight).over(order_by=order)
-        fits = or_(total <= HEAVIEST - self._weight, total == weight)
-        rows = (await session.execute(select(at, *others, case((fits, heavy)), weight).order_by(order))).all()
+        """The rows of one of the queries below that are not too heavy, and whether there may be more."""
+        of = {"thread_id": self._run.thread_id, "run_id": self._run.id}
+        rows = (await session.execute(query, {**of, **bounds, "limit": limit, "room": HEAVIEST - self._weight})).all()
         kept = list(takewhile(lambda row: row[-2] is not None, rows))
         self._weight += sum(row[-1] for row in kept)
         self._full = self._full or len(kept) < len(rows)
         return [row[:-1] for row in kept], len(kept) < len(rows) or len(rows) == limit
+
+
+@lru_cache
+def _messages(newest: bool) -> Query:
+    """What lies before the run is not its own, and torn messages count nothing."""
+    where: list[Json] = [
+        col(Message.thread_id) == bindparam("thread_id"),
+        col(Message.position) < bindparam("before"),
+        or_(col(Message.run_id).is_(None), col(Message.run_id) != bindparam("run_id")),
+        col(Message.status) != "in_progress",
+        or_(col(Message.incomplete_details).is_(None), col(Message.incomplete_details)["reason"].astext != TORN),
+    ]
+    columns = (col(Message.position), col(Message.run_id), col(Message.role), col(Message.content))
+    return _weighed(select(*columns).where(*where), newest)
+
+
+@lru_cache
+def _calls(newest: bool) -> Query:
+    place = col(RunStep.position)
+    where: list[Json] = [
+        col(RunStep.thread_id) == bindparam("thread_id"),
+        IS_CALLS,
+        col(RunStep.run_id) != bindparam("run_id"),
+        place < bindparam("before"),
+        place > bindparam("behind"),
+    ]
+    return _weighed(select(place, col(RunStep.run_id), col(RunStep.step_details)).where(*where), newest)
+
+
+def _weighed(query: Query, newest: bool) -> Query:
+    """The first rows from one end. `query` begins with the position and ends with what is heavy, of which only so much
+    leaves Postgres as there is room for, though always the first.
+
+    Built once: to write it down anew would cost each run a millisecond and a half of Python.
+    """
+    place, *_, content = query.selected_columns
+    query = query.add_columns(func.pg_column_size(content).label("weight"))
+    page = query.order_by(place.desc() if newest else place).limit(bindparam("limit", type_=Integer)).subquery()
+    at, *others, heavy, weight = page.c
+    order = at.desc() if newest else at
+    total = func.sum(weight).over(order_by=order)
+    fits = or_(total <= bindparam("room", type_=BigInteger), total == weight)
+    return select(at, *others, case((fits, heavy)), weight).order_by(order)
 
 
 async def _measure(model: str, units: list[Unit]) -> None:
