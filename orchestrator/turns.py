@@ -9,10 +9,12 @@ its predecessor's conversation.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
 
 from orchestrator import lifecycle
@@ -38,13 +40,8 @@ async def next_turn(session: Session, thread_id: str) -> bool:
 
     The caller has the thread's row locked.
     """
-    other, first = aliased(Run), aliased(Run)
-    owned = select(col(other.id)).where(col(other.thread_id) == thread_id, IS_ACTIVE).exists()
-    oldest = select(col(first.id)).where(col(first.thread_id) == thread_id, IS_WAITING, col(first.expires_at) > now())
-    oldest = oldest.order_by(col(first.position)).limit(1)
-    turn = update(Run).where(col(Run.id) == oldest.scalar_subquery(), ~owned)
-    turn = turn.values(waiting=False, wake_at=lifecycle.wake_later()).returning(Run)
-    run = (await session.execute(turn, execution_options=WHOLE)).scalar_one_or_none()
+    of = {"of": thread_id, "now": now()}
+    run = (await session.execute(_turn(), of, execution_options=WHOLE)).scalar_one_or_none()
     if run is None:
         return False
     await _add_messages(session, run)
@@ -52,6 +49,19 @@ async def next_turn(session: Session, thread_id: str) -> bool:
     lifecycle.wake(session, run)
     log.info("run_takes_its_turn", run_id=run.id, thread_id=run.thread_id)
     return True
+
+
+@lru_cache
+def _turn() -> ReturningUpdate[Run]:
+    """Built once: every run that ends asks."""
+    other, first = aliased(Run), aliased(Run)
+    thread_id: Json = bindparam("of")
+    owned = select(col(other.id)).where(col(other.thread_id) == thread_id, IS_ACTIVE).exists()
+    unexpired = col(first.expires_at) > bindparam("now")
+    oldest = select(col(first.id)).where(col(first.thread_id) == thread_id, IS_WAITING, unexpired)
+    oldest = oldest.order_by(col(first.position)).limit(1)
+    turn = update(Run).where(col(Run.id) == oldest.scalar_subquery(), ~owned)
+    return turn.values(waiting=False, wake_at=lifecycle.wake_later()).returning(Run)
 
 
 def tell_created(session: Session, run: Run) -> None:
