@@ -5,7 +5,8 @@ with RemoteModelServer.start() as server:            # a child process, killed a
     …
     server.wait_for(lambda state: state["disconnects"] == 1)
 
-GET  /control/requests   the last requests: number, at, body, headers, request_id, deltas_sent, disconnected
+GET  /control/requests   the last requests: number, at, body, headers, request_id, deltas_sent, disconnected,
+                         delivered_at
 GET  /control/state      requests, disconnects, open_streams, and gates: name → open, waiting
 POST /control/script     {"replies": [Reply.to_json(), …]}
 POST /control/release    {"gate": name}

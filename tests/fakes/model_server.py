@@ -54,6 +54,8 @@ class Recorded:
     request_id: str
     deltas_sent: int = 0
     disconnected: bool = False
+    delivered_at: float | None = None
+    """When the last byte of a streamed reply had been handed over to a client that was still there."""
 
 
 @dataclass(slots=True)
@@ -238,6 +240,7 @@ class ModelServer:
         if reply.drop_after is not None:
             return _abort(request, response)
         await response.write_eof(prepared.tail.replace(TOKEN, token))
+        recorded.delivered_at = time.time()
         return response
 
     async def _pause(self, reply: Reply, place: int, wait: float, response: web.StreamResponse | None = None) -> None:
