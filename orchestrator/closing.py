@@ -7,9 +7,11 @@ the thread's row locked before they come here, and the run's row after it: the e
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-from sqlalchemy import cast, literal, or_, select, update
+from sqlalchemy import Select, bindparam, cast, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
 
 from orchestrator import lifecycle, turns
@@ -102,8 +104,7 @@ async def close_torn(session: Session, run: Run) -> None:
     Calls that the model had finished stay open: they get answered, and the model is not asked for them again.
     """
     await _close_messages(session, run, "run_failed")
-    no_calls = cast(col(RunStep.step_details), JSONB)["tool_calls"] == literal([], JSONB)
-    await _close_steps(session, run, "failed", LOST, or_(col(RunStep.type) == "message_creation", no_calls))
+    await _close_steps(session, run, "failed", LOST, torn=True)
 
 
 def expiry(run: Run) -> int | None:
@@ -112,25 +113,48 @@ def expiry(run: Run) -> int | None:
 
 
 async def _close_messages(session: Session, run: Run, reason: str) -> None:
-    torn = update(Message).where(col(Message.run_id) == run.id, col(Message.status) == "in_progress")
-    torn = torn.values(status="incomplete", incomplete_details={"reason": reason}, incomplete_at=now())
-    for message in (await session.execute(torn.returning(Message), execution_options=WHOLE)).scalars():
+    values = {"of": run.id, "why": {"reason": reason}, "at": now()}
+    for message in (await session.execute(_closed_messages(), values, execution_options=WHOLE)).scalars():
         # What a lost worker said is lost with it. Its listeners have heard a part of it, though, and the Python client
         # takes every part that it has heard out of the message: without one, it raises IndexError.
         message.content = message.content or [objects.text_part("")]
         session.publish(run.id, run.attempt, "thread.message.incomplete", objects.dump(objects.message(message)))
 
 
-async def _close_steps(session: Session, run: Run, status: str, error: Json | None, *only: Json) -> None:
-    values: dict[str, Json] = {"status": status, f"{status}_at": now()}
+async def _close_steps(session: Session, run: Run, status: str, error: Json | None, *, torn: bool = False) -> None:
+    values: dict[str, Json] = {"of": run.id, "at": now()}
     if status == "failed":
-        values["last_error"] = _step_error(error or LOST)
-    left = (
-        update(RunStep).where(col(RunStep.run_id) == run.id, col(RunStep.status) == "in_progress", *only).values(values)
-    )
-    for step in (await session.execute(left.returning(RunStep), execution_options=WHOLE)).scalars():
+        values["error"] = _step_error(error or LOST)
+    for step in (await session.execute(_closed_steps(status, torn), values, execution_options=WHOLE)).scalars():
         data = objects.dump(objects.run_step(step, expiry(run)))
         session.publish(run.id, run.attempt, f"thread.run.step.{status}", data)
+
+
+# The statements, each built once: building one costs as much as carrying it out.
+
+
+@lru_cache
+def _closed_messages() -> ReturningUpdate[Message]:
+    torn = update(Message).where(col(Message.run_id) == bindparam("of"), col(Message.status) == "in_progress")
+    values = {"status": "incomplete", "incomplete_details": bindparam("why"), "incomplete_at": bindparam("at")}
+    return torn.values(values).returning(Message)
+
+
+@lru_cache
+def _closed_steps(status: str, torn: bool) -> ReturningUpdate[RunStep]:
+    left = update(RunStep).where(col(RunStep.run_id) == bindparam("of"), col(RunStep.status) == "in_progress")
+    if torn:
+        no_calls = cast(col(RunStep.step_details), JSONB)["tool_calls"] == literal([], JSONB)
+        left = left.where(or_(col(RunStep.type) == "message_creation", no_calls))
+    values: dict[str, Json] = {"status": status, f"{status}_at": bindparam("at")}
+    if status == "failed":
+        values["last_error"] = bindparam("error")
+    return left.values(values).returning(RunStep)
+
+
+@lru_cache
+def _usages() -> Select[Json]:
+    return select(col(RunStep.usage)).where(col(RunStep.run_id) == bindparam("of"))
 
 
 def _step_error(error: Json) -> Json:
@@ -139,5 +163,5 @@ def _step_error(error: Json) -> Json:
 
 
 async def _usage(session: Session, run_id: str) -> Json | None:
-    parts = (await session.execute(select(col(RunStep.usage)).where(col(RunStep.run_id) == run_id))).scalars().all()
+    parts = (await session.execute(_usages(), {"of": run_id})).scalars().all()
     return objects.usage_sum(parts) if parts else None

@@ -45,9 +45,8 @@ async def own(session: Session, run: Run) -> list[Message | RunStep]:
     """What earlier attempts at the run have said and called, oldest first. The first attempt need not ask."""
     if run.attempt <= 1:
         return []
-    said = await session.execute(select(Message).where(col(Message.run_id) == run.id))
-    called = select(RunStep).where(col(RunStep.run_id) == run.id, col(RunStep.type) == "tool_calls")
-    done = await session.execute(called)
+    said = await session.execute(_said(), {"of": run.id})
+    done = await session.execute(_called(), {"of": run.id})
     return sorted([*said.scalars(), *done.scalars()], key=lambda item: item.position)
 
 
@@ -166,6 +165,16 @@ class Past:
         self._weight += sum(row[-1] for row in kept)
         self._full = self._full or len(kept) < len(rows)
         return [row[:-1] for row in kept], len(kept) < len(rows) or len(rows) == limit
+
+
+@lru_cache
+def _said() -> Select[Message]:
+    return select(Message).where(col(Message.run_id) == bindparam("of"))
+
+
+@lru_cache
+def _called() -> Select[RunStep]:
+    return select(RunStep).where(col(RunStep.run_id) == bindparam("of"), IS_CALLS)
 
 
 @lru_cache
