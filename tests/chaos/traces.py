@@ -1,0 +1,91 @@
+"""Who had which run, and when: read from the logs of all lives of all workers, the lost ones too."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.chaos.slots import Life, Slot
+
+RESTS = frozenset({"run_completed", "run_ended", "run_requires_action", "run_released", "run_left"})
+"""What a worker logs when it is done with a run."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A life had a run, from `at` on; `until` is None if it never said that it was done with it."""
+
+    run_id: str
+    attempt: int
+    at: float
+    until: float | None
+    life: Life
+
+    def held_at(self, moment: float) -> bool:
+        """Whether the life had the run then."""
+        return self.at <= moment and (self.until is None or self.until >= moment)
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """A run that was lost with its worker, and who claimed it next (None: it came to rest without)."""
+
+    lost: Claim
+    next: Claim | None
+
+    @property
+    def seconds(self) -> float | None:
+        """From the loss to the next claim."""
+        if self.next is None or self.lost.life.lost_at is None:
+            return None
+        return self.next.at - self.lost.life.lost_at
+
+
+def claims(slots: Iterable[Slot]) -> list[Claim]:
+    """All claims by all workers, in their order."""
+    found = [claim for slot in slots for life in slot.lives for claim in _claims(life)]
+    return sorted(found, key=lambda claim: (claim.at, claim.attempt))
+
+
+def takeovers(found: Iterable[Claim]) -> list[Takeover]:
+    """What was in flight in workers that were killed or frozen, and what became of it.
+
+    A worker that was frozen and goes on in time has lost nothing.
+    """
+    by_run: dict[str, list[Claim]] = defaultdict(list)
+    for claim in found:
+        by_run[claim.run_id].append(claim)
+    return [
+        Takeover(claim, later)
+        for run in by_run.values()
+        for claim in run
+        if claim.life.loss in ("kill", "freeze") and claim.held_at(claim.life.lost_at or 0.0)
+        for later in [_next(run, claim)]
+        if later is not None or claim.life.loss == "kill"
+    ]
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """The smallest value that so large a share of all does not exceed; None of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
+
+
+def _next(run: Iterable[Claim], lost: Claim) -> Claim | None:
+    return min((claim for claim in run if claim.attempt > lost.attempt), key=lambda claim: claim.attempt, default=None)
+
+
+def _claims(life: Life) -> Iterator[Claim]:
+    begun: dict[tuple[str, int], float] = {}
+    for line in life.lines():
+        which = _which(line)
+        if line["event"] == "run_claimed":
+            begun[which] = line["at"]
+        elif line["event"] in RESTS and which in begun:
+            yield Claim(*which, begun.pop(which), line["at"], life)
+    for which, at in begun.items():
+        yield Claim(*which, at, None, life)
+
+
+def _which(line: Mapping[str, Any]) -> tuple[str, int]:
+    return str(line.get("run_id")), int(line.get("attempt") or 0)
