@@ -34,6 +34,7 @@ MESSAGE_REASONS: dict[str, str] = {
     "incomplete": "max_tokens",
 }
 LOST: Json = {"code": "server_error", "message": "The worker was lost while it wrote this; the run went on."}
+LEFT: Json = {"code": "server_error", "message": "The worker was stopped while it wrote this; the run went on."}
 WHOLE = {"synchronize_session": False, "populate_existing": True}
 
 
@@ -98,13 +99,14 @@ async def unfinished(session: Session, thread_id: str) -> Sequence[Run]:
     return (await session.execute(query.with_for_update(key_share=True))).scalars().all()
 
 
-async def close_torn(session: Session, run: Run) -> None:
-    """Close what a lost attempt was writing: its message is kept as incomplete and stays out of the prompt.
+async def close_torn(session: Session, run: Run, why: Json = LOST) -> None:
+    """Close what an attempt that does not go on was writing: its message is kept as incomplete and stays out of the
+    prompt. `why` is its step's error.
 
     Calls that the model had finished stay open: they get answered, and the model is not asked for them again.
     """
     await _close_messages(session, run, "run_failed")
-    await _close_steps(session, run, "failed", LOST, torn=True)
+    await _close_steps(session, run, "failed", why, torn=True)
 
 
 def expiry(run: Run) -> int | None:

@@ -15,6 +15,7 @@
         ├── RunCancelled
         ├── RunExpired
         ├── OutOfTokens        its token budget is spent: it ends as `incomplete`
+        ├── HandedOver         this worker is about to end: it gives the run back, and another one goes on
         └── LeaseLost          somebody else owns the run now: write nothing more
 
 Texts and codes are those that clients of the original match (they parse some of them with regular expressions).
@@ -127,6 +128,10 @@ class OutOfTokens(RunStopped):
     def __init__(self, reason: Literal["max_completion_tokens", "max_prompt_tokens"]) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class HandedOver(RunStopped):
+    """This worker is about to end, and gives the run back for another one to go on."""
 
 
 class LeaseLost(RunStopped):

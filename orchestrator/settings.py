@@ -64,7 +64,10 @@ class Settings(BaseSettings):
     run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")
     housekeeping_interval: float = Field(default=0.5, gt=0)
     shutdown_grace: float = Field(
-        default=3.0, ge=0, description="A stopping worker lets its runs go on for this long, then gives them back."
+        default=20.0,
+        ge=0,
+        description="After SIGTERM, turns of a model and requests under way may take this long; then they are cut. "
+        "`up` sets 3. (Kubernetes kills after 30.)",
     )
 
     event_ttl: int = Field(

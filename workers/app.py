@@ -4,8 +4,8 @@
     celery -A workers.app beat
 
 The pool is `workers.pool:TaskPool` without further flags. Gossip and mingle are for workers that talk to each other;
-ours do not, and mingle costs a second at start. With `REMAP_SIGTERM=SIGQUIT` in the environment SIGTERM gives
-unfinished tasks back to the queue after `shutdown_grace` seconds; without it, SIGTERM waits for all of them.
+ours do not, and mingle costs a second at start. SIGTERM hands unfinished runs to other workers within `shutdown_grace`
+seconds, a second one at once (see `workers.drain`); SIGQUIT leaves no time for anything.
 
 What must not be forgotten:
 
@@ -23,6 +23,7 @@ from celery import Celery, signals
 from orchestrator import logs
 from orchestrator.queue import QUEUE
 from orchestrator.settings import Settings, get_settings
+from workers.drain import GiveBack
 
 VISIBILITY_TIMEOUT = 12 * 3600
 SWEEP_INTERVAL = 60.0
@@ -53,7 +54,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_concurrency": settings.run_concurrency,
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": settings.run_concurrency + ETA_ROOM,
-        "worker_soft_shutdown_timeout": settings.shutdown_grace,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
@@ -73,6 +73,7 @@ warnings.filterwarnings("ignore", message=r"\s*You're running the worker with su
 
 app = Celery("assistantd")
 app.conf.update(configuration(get_settings()))
+app.steps["consumer"].add(GiveBack)
 
 
 @signals.setup_logging.connect

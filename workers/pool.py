@@ -22,10 +22,12 @@ What must not be forgotten:
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import structlog
+from celery import signals
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import _run_ready_callbacks  # type: ignore[attr-defined]
 from celery.exceptions import ImproperlyConfigured, WorkerShutdown
@@ -34,19 +36,20 @@ from celery.utils import log as celery_log
 from celery.worker import state
 
 from orchestrator.foreign import Json
+from workers.drain import GRACE, Drain, Manners
 from workers.job import Job, Stop
 from workers.loop import Lifespan, LifespanError, LoopThread
 from workers.tasks import Call, async_task
 from workers.wake import Wake
 
-__all__ = ["Call", "TaskPool", "async_task", "lifespan"]
+__all__ = ["Call", "TaskPool", "async_task", "lifespan", "mannered"]
 
 SYNC_THREADS = 8
-GRACE = 5.0  # what cancelled coroutines get to clean up at a cold shutdown
 
 log = structlog.get_logger(__name__)
 
 _lifespan: Lifespan | None = None
+_manners: Manners | None = None
 
 
 def lifespan(factory: Lifespan) -> Lifespan:
@@ -60,6 +63,16 @@ def lifespan(factory: Lifespan) -> Lifespan:
         raise RuntimeError("a worker has one lifespan, and one is registered already")
     _lifespan = factory
     return factory
+
+
+def mannered(tell: Callable[[bool], None], within: float) -> None:
+    """Register how tasks are told that the worker was asked to stop: `tell(False)` at once, so that they come to an end
+    by themselves; `tell(True)` after `within` seconds, or when it is asked again. Then they have GRACE seconds left.
+
+    Without it the worker waits for its tasks, however long they take, until it is asked again.
+    """
+    global _manners
+    _manners = Manners(tell, within)
 
 
 class Lane:
@@ -97,11 +110,13 @@ class TaskPool(BasePool):
         except LifespanError as error:
             log.critical("worker_did_not_start", reason=repr(error.__cause__))
             raise WorkerShutdown(EX_FAILURE) from error
+        self._drain = Drain(_manners, self._loop.call)
+        signals.worker_shutting_down.connect(self._on_asked_to_stop, weak=False)
 
     def register_with_event_loop(self, loop: Json) -> None:
         """Have Celery's hub look at our reports; called again, with an emptied hub, after each reconnect."""
         self._hub = loop
-        loop.add_reader(self._wake.fileno(), self._drain)
+        loop.add_reader(self._wake.fileno(), self._handle_reports)
 
     def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Job:  # type: ignore[override]
         """Take a delivery. It is accepted and starts when its lane has a place."""
@@ -137,7 +152,7 @@ class TaskPool(BasePool):
         self.flush()
 
     def on_stop(self) -> None:
-        """Warm: wait for what runs. Celery's cold shutdown comes this way, too, after it cancelled what runs."""
+        """Warm: wait for what runs, see `mannered`. Cold shutdowns come this way, too, once all that was cancelled."""
         self._shut_down()
 
     def on_terminate(self) -> None:
@@ -187,7 +202,7 @@ class TaskPool(BasePool):
         self._reports.append((job, stop))
         self._wake.set()
 
-    def _drain(self) -> None:
+    def _handle_reports(self) -> None:
         self._wake.clear()
         try:
             while self._reports:
@@ -210,6 +225,11 @@ class TaskPool(BasePool):
 
     # -- the end --
 
+    def _on_asked_to_stop(self, **_: object) -> None:  # in a signal handler
+        self._closing = True
+        self._drain.asked()
+        self._wake.set()  # the hub looks up at once, and fetches nothing more
+
     async def _on_lifespan_lost(self) -> None:  # in the loop thread
         log.critical("worker_lost_its_lifespan")
         self._lost = self._closing = True
@@ -226,14 +246,14 @@ class TaskPool(BasePool):
         self.on_close()
         deadline: float | None = None
         while self._running() and not self._closed:
-            if deadline is None and (self._lost or state.should_terminate):
+            if deadline is None and (self._lost or state.should_terminate or self._drain.overdue()):
                 deadline = time.monotonic() + GRACE
                 for job in self._running():
                     self._loop.call(job.cancel, Stop.SHUTDOWN)
             if deadline is not None and time.monotonic() >= deadline:
                 break
             self._wake.wait(0.2)
-            self._drain()
+            self._handle_reports()
             self._keep_hub_alive()
         if self._closed:
             return

@@ -18,7 +18,7 @@ from orchestrator.resources import Resources
 from orchestrator.settings import get_settings
 from orchestrator.webhooks import Courier
 from workers.app import app
-from workers.pool import async_task, lifespan
+from workers.pool import async_task, lifespan, mannered
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ async def life() -> AsyncIterator[None]:
         owner = presence.new_owner()
         model = Illustrated(opened.model, opened.database, opened.storage)
         Worker.runner = runner = Runner(opened.database, model, owner, settings)
+        mannered(runner.drain, settings.shutdown_grace)
         await stack.enter_async_context(presence.present(owner, runner, opened.database, settings))
 
         def cancel(run_id: bytes | None) -> None:

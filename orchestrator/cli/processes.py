@@ -47,8 +47,6 @@ def worker(context: typer.Context) -> None:
 
     # Pool and concurrency come from workers.app, which also says why workers need not know each other.
     alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-    # On SIGTERM the worker gives unfinished work back at once, instead of waiting for runs that may take minutes.
-    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
     allow_many()  # each run at work holds a connection to the model server
     _become_celery("worker", "-n", worker_name(os.getpid()), *alone, *context.args)
 

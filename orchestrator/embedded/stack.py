@@ -169,6 +169,7 @@ class Stack:
         }
         inherited = {key: value for key, value in os.environ.items() if key not in CLIENTS_OWN}
         inherited.setdefault("ASSISTANTD_LOG_FORMAT", "json")
+        inherited.setdefault("ASSISTANTD_SHUTDOWN_GRACE", "3")  # whoever presses Ctrl-C waits for it
         return Process(
             name,
             # -P: the current folder is no place to import from.

@@ -15,7 +15,7 @@ import structlog
 
 from orchestrator import closing, lifecycle
 from orchestrator.db import Database, Session
-from orchestrator.errors import LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
+from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
 from orchestrator.execution import scribe
 from orchestrator.execution.composition import compose, estimate
@@ -51,6 +51,7 @@ class Journal:
         self._interrupts = Interrupts()
         self._line = asyncio.Lock()
         self._heard: Reply | None = None
+        self._leaving = False
 
     def interruptible(self) -> AbstractAsyncContextManager[None]:
         """Let `interrupt` and the run's expiry end the block by raising their reason."""
@@ -60,6 +61,10 @@ class Journal:
         """Stop the run as soon as no line is being written."""
         self._interrupts.interrupt(why)
 
+    def leave(self) -> None:
+        """Let another worker go on from the next checkpoint: what is under way is finished first."""
+        self._leaving = True
+
     # -- what the loop asks --
 
     def check(self) -> None:
@@ -68,6 +73,8 @@ class Journal:
         A budget that is spent ends the run even if calls are unanswered: what nobody will read, nobody should do.
         """
         self._interrupts.check()
+        if self._leaving:
+            raise HandedOver
         if len(self._turns()) > TURNS:
             raise RunFailure("server_error", f"The run was ended after {TURNS} turns with tool calls.")
         used = self._used()
@@ -166,6 +173,7 @@ class Journal:
         if reply.message is not None:
             self._own.append(reply.message)
         self._own.append(step)
+        self._heard = None
         if reason == "content_filter":
             raise RunFailure("server_error", WITHHELD)
         if not whole:
@@ -226,12 +234,29 @@ class Journal:
                 await self._end("incomplete", incomplete_details={"reason": reason})
             case RunCancelled():
                 await self._end("cancelled")
+            case HandedOver():
+                await self.give_back()
             case _:
                 log.warning("run_left", reason=type(why).__name__)
 
     async def fail(self, failure: RunFailure) -> None:
         """End the run as failed; its `last_error` is what the failure says."""
         await self._end("failed", last_error={"code": failure.code, "message": failure.message})
+
+    async def give_back(self) -> None:
+        """Leave the run to another worker. What was heard of a turn that is cut is kept and closed for its listeners."""
+        try:
+            async with self._writing(last=True) as session:
+                if self._heard is not None:
+                    await scribe.save_unfinished(session, self._heard)
+                await closing.close_torn(session, self.run, closing.LEFT)
+                await lifecycle.release(session, self.run)
+        except RunCancelled:
+            await self._end("cancelled")
+        except LeaseLost:
+            log.warning("run_left", reason="LeaseLost")
+        else:
+            log.info("run_handed_over")
 
     async def _end(self, ending: lifecycle.Ending, *, reason: str | None = None, **values: Json) -> None:
         with self._interrupts.deferred():

@@ -7,7 +7,7 @@ import structlog
 
 from orchestrator import closing, lifecycle
 from orchestrator.db import Database
-from orchestrator.errors import RunFailure, RunStopped
+from orchestrator.errors import HandedOver, RunFailure, RunStopped
 from orchestrator.execution import past
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.loop import execute
@@ -31,12 +31,16 @@ class Runner:
         self.windows = Windows(settings)
         self._journals: dict[str, Journal] = {}
         self._claiming: dict[str, RunStopped | None] = {}
+        self._draining = False
 
     async def run(self, run_id: str, attempt: int | None = None) -> None:
         """Carry a run to rest if it waits for a worker; otherwise do nothing: a wake-up may come twice or too late.
 
         `attempt` is the one that the wake-up is good for.
         """
+        if self._draining:
+            await self._pass_on(run_id, attempt)
+            return
         journal = await self._claim(run_id, attempt)
         if journal is None:
             log.debug("run_not_claimed", run_id=run_id)
@@ -47,11 +51,23 @@ class Runner:
             try:
                 await self._carry(journal)
             except BaseException:  # a shutdown, or the journal cannot be written: let another go on at once
-                await asyncio.shield(self._release(journal))
+                await asyncio.shield(journal.give_back())  # should even that fail, nobody renews its lease
                 raise
             finally:
                 if self._journals.get(run.id) is journal:
                     del self._journals[run.id]
+
+    def drain(self, now: bool = False) -> None:
+        """Claim nothing more, and give back every run that reaches a checkpoint and would go on; with `now`, all."""
+        if not self._draining:
+            log.info("runner_drains", runs=len(self._journals))
+        elif now and self._journals:
+            log.info("runner_cuts", runs=len(self._journals))
+        self._draining = True
+        for journal in self._journals.values():
+            journal.leave()
+            if now:
+                journal.interrupt(HandedOver())
 
     def carried(self) -> Collection[str]:
         """The ids of the runs that this process is at."""
@@ -74,6 +90,8 @@ class Runner:
             self._journals[run_id] = journal
             if why is not None:
                 journal.interrupt(why)
+            if self._draining:
+                journal.leave()
         return journal
 
     async def _claimed(self, run_id: str, attempt: int | None) -> Journal | None:
@@ -97,8 +115,7 @@ class Runner:
         else:
             await execute(journal, self._model, tools)
 
-    async def _release(self, journal: Journal) -> None:
-        """Give the run back. If even that fails, nobody renews its lease, and housekeeping hands it on."""
+    async def _pass_on(self, run_id: str, attempt: int | None) -> None:
+        """A wake-up that came too late for this worker wakes another one."""
         async with self._database.transaction() as session:
-            await lifecycle.release(session, journal.run)
-        log.info("run_released")
+            session.enqueue(lifecycle.EXECUTE, run_id, *([] if attempt is None else [attempt]))
