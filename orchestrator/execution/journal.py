@@ -244,7 +244,7 @@ class Journal:
         await self._end("failed", last_error={"code": failure.code, "message": failure.message})
 
     async def give_back(self) -> None:
-        """Leave the run to another worker. What was heard of a turn that is cut is kept and closed for its listeners."""
+        """Leave the run to another worker. What was heard of a turn that is cut is kept, closed for its listeners."""
         try:
             async with self._writing(last=True) as session:
                 if self._heard is not None:
