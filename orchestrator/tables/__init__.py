@@ -13,6 +13,7 @@ from orchestrator.tables.files import Blob, File, Upload, UploadPart
 from orchestrator.tables.projects import ApiKey, Project
 from orchestrator.tables.runs import ACTIVE, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, RunStep
 from orchestrator.tables.webhooks import WebhookDelivery
+from orchestrator.tables.workers import RunAttempt, Worker
 
 __all__ = [
     "ACTIVE",
@@ -26,10 +27,12 @@ __all__ = [
     "Message",
     "Project",
     "Run",
+    "RunAttempt",
     "RunStep",
     "Thread",
     "Upload",
     "UploadPart",
     "WebhookDelivery",
+    "Worker",
     "now",
 ]

@@ -18,6 +18,8 @@ IS_ACTIVE = text(f"{IS_UNFINISHED.text} AND NOT waiting")
 """The run owns its thread: it is not over, and its turn has come."""
 IS_WAITING = text("waiting")
 """The run was created behind another, and its turn has not come."""
+IS_SUSPECT = text(f"{IS_ACTIVE.text} AND losses > 0")
+"""A worker was lost while it carried the run, and nothing was achieved since."""
 
 
 class Run(SQLModel, table=True):
@@ -25,7 +27,8 @@ class Run(SQLModel, table=True):
 
     `attempt` is the fence: it grows with every claim and with every write from outside an attempt, and whoever writes
     says which attempt it speaks for. `owner` names the worker process, `lease_until` how long its silence is believed.
-    `wake_at` is when housekeeping enqueues the run again if nobody has taken it by then. A run that is `waiting` does
+    `wake_at` is when housekeeping enqueues the run again if nobody has taken it by then. `losses` counts the attempts
+    that were lost with their workers since the run's last checkpoint (see `orphans`). A run that is `waiting` does
     not own its thread yet (see `turns`); until it does, its `additional_messages` stand here and not in the thread.
     """
 
@@ -36,6 +39,7 @@ class Run(SQLModel, table=True):
         Index("runs_waiting", "thread_id", "position", postgresql_where=IS_WAITING),
         Index("runs_unfinished_expires_at", "expires_at", postgresql_where=IS_UNFINISHED),
         Index("runs_active_owner", "owner", postgresql_where=IS_ACTIVE),
+        Index("runs_active_losses", "losses", postgresql_where=IS_SUSPECT),
     )
 
     id: str = Field(primary_key=True, default_factory=lambda: ids.new("run_"))
@@ -74,6 +78,7 @@ class Run(SQLModel, table=True):
     owner: str | None = None
     lease_until: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
     wake_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+    losses: int = 0
 
 
 class RunStep(SQLModel, table=True):
