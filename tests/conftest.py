@@ -13,6 +13,7 @@ from tests import wiretap
 from tests.api.checks import check_exchange
 from tests.conformance.plugin import Conformance
 from tests.fakes.model_control import RemoteModelServer
+from tests.leftovers import Leftovers
 from tests.stack import API_KEY, Stack
 
 
@@ -44,9 +45,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield ours
 
 
+@pytest.fixture(scope="session")
+def leftovers(stack: Stack) -> Iterator[Leftovers]:
+    """Whoever ends the runs that tests leave on their way."""
+    leftovers = Leftovers(stack)
+    yield leftovers
+    leftovers.close()
+
+
 @pytest.fixture
-def model(stack: Stack) -> RemoteModelServer:
-    """The scripted model server, with nothing scripted."""
+def model(stack: Stack, leftovers: Leftovers) -> RemoteModelServer:
+    """The scripted model server, with nothing scripted, and nobody on the way to it."""
+    stack.model.reset()
+    leftovers.end()
     stack.model.reset()
     return stack.model
 

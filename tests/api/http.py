@@ -29,13 +29,13 @@ class Http:
         self.client = httpx2.Client(
             base_url=base_url,
             headers={"Authorization": f"Bearer {key}"},
-            timeout=30,
+            timeout=60,
             verify=PLAIN,
         )
 
     def awaited(self) -> httpx2.AsyncClient:
         """An asynchronous client of the same, for requests that are under way at once."""
-        return httpx2.AsyncClient(base_url=self.client.base_url, headers=self.client.headers, timeout=30, verify=PLAIN)
+        return httpx2.AsyncClient(base_url=self.client.base_url, headers=self.client.headers, timeout=60, verify=PLAIN)
 
     def post(self, path: str, body: Json = None, **query: Any) -> Json:
         """POST JSON, or nothing at all."""
@@ -100,7 +100,7 @@ class Http:
         assistant = fields.pop("assistant_id", None) or self.assistant()["id"]
         return self.post(f"/threads/{self.thread(said)['id']}/runs", {"assistant_id": assistant, **fields})
 
-    def wait(self, run: Json, *statuses: str, timeout: float = 20) -> Json:
+    def wait(self, run: Json, *statuses: str, timeout: float = 60) -> Json:
         """The run once it has one of these statuses; by default once it is over."""
         wanted = statuses or OVER
         deadline = time.monotonic() + timeout

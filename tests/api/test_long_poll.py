@@ -41,7 +41,7 @@ async def asking(working: Stack) -> AsyncIterator[httpx2.AsyncClient]:
 
 async def until_listeners(broker: "redis.Redis", run_id: str, count: int) -> None:
     """Return once so many processes listen to a run."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while broker.pubsub_numsub(f"run:{run_id}:events")[0][1] != count:  # noqa: ASYNC110  # others listen
             await asyncio.sleep(0.01)
 

@@ -29,7 +29,7 @@ CALL = ("get_weather", {"city": "Paris"})
 @pytest.fixture(scope="module")
 def hurried_url(working: Stack) -> Iterator[str]:
     """API and worker of their own: the model is asked once, and may be silent for 0.8 seconds."""
-    own = {"REDIS_URL": working.environment["REDIS_URL"].removesuffix("/0") + "/2"}
+    own = {"REDIS_URL": working.environment["REDIS_URL"].removesuffix("/0") + "/3"}
     patience = {"ASSISTANTD_UPSTREAM_RETRIES": "0", "ASSISTANTD_UPSTREAM_READ_TIMEOUT": "0.8"}
     worker = working.start_worker(**own, **patience)
     address = working.start_api(**own)
@@ -188,7 +188,7 @@ def test_case_44_a_wait_that_outlasts_the_run_is_not_begun(hasty: Http, model: R
 
     expected = {"code": "rate_limit_exceeded", "message": "Come back in a minute"} if status == 429 else SORRY
     assert run["last_error"] == expected
-    assert run["failed_at"] < run["created_at"] + 3
+    assert run["failed_at"] <= run["created_at"] + 3
     assert model.state()["requests"] == 1
 
 

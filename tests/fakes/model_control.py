@@ -121,7 +121,7 @@ class RemoteModelServer:
         """Counts and gates."""
         return self._call("state")
 
-    def wait_for(self, condition: Callable[[dict[str, Any]], bool], *, timeout: float = 10) -> dict[str, Any]:
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], *, timeout: float = 60) -> dict[str, Any]:
         """The first state that fulfils `condition`."""
         deadline = time.monotonic() + timeout
         while not condition(state := self.state()):
@@ -134,6 +134,6 @@ class RemoteModelServer:
         data = None if body is None else json.dumps(body).encode()
         url = f"{self._control}/{what}"
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  # our own http
-        with _DIRECT.open(request, timeout=10) as response:
+        with _DIRECT.open(request, timeout=60) as response:
             answer: dict[str, Any] = json.load(response)
             return answer

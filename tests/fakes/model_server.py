@@ -134,15 +134,15 @@ class ModelServer:
         self._forget()
         await self._tell()
 
-    async def received(self, count: int = 1, *, timeout: float = 10) -> None:
+    async def received(self, count: int = 1, *, timeout: float = 60) -> None:
         """Wait until so many requests have come in all."""
         await self._wait_for(lambda: self.request_count >= count, timeout)
 
-    async def disconnected(self, count: int = 1, *, timeout: float = 10) -> None:
+    async def disconnected(self, count: int = 1, *, timeout: float = 60) -> None:
         """Wait until so many clients have left before their reply was over."""
         await self._wait_for(lambda: self.disconnects >= count, timeout)
 
-    async def reached(self, gate: str, count: int = 1, *, timeout: float = 10) -> None:
+    async def reached(self, gate: str, count: int = 1, *, timeout: float = 60) -> None:
         """Wait until so many replies stand before a gate."""
         await self._wait_for(lambda: self.gate(gate).waiting >= count, timeout)
 

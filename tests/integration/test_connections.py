@@ -9,7 +9,7 @@ import httpx2
 from api.app import create_app
 from orchestrator.settings import Settings
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 @asynccontextmanager

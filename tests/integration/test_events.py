@@ -12,7 +12,7 @@ from orchestrator.events.frames import START, Cursor, Frame, Track
 from orchestrator.events.publisher import stream_key
 from orchestrator.resources import Resources
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 async def nothing(_run_id: str) -> bytes | None:

@@ -23,7 +23,7 @@ from orchestrator.wire.requests import (
     ModifyThread,
 )
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 Verb = Callable[[Session], Awaitable[object]]
 

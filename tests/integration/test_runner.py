@@ -26,7 +26,7 @@ from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
 from tests.stack import Stack
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 Row = TypeVar("Row", Message, RunStep)
 

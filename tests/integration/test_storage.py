@@ -235,10 +235,10 @@ async def test_bytes_that_are_still_arriving_are_left_alone(tidy: Resources, pro
 
     named = {"filename": "a.txt", "purpose": "assistants_output"}
     storing = asyncio.create_task(files.store(tidy.database, tidy.storage, project_id, slow(), lease=600, **named))
-    await asyncio.wait_for(arrived.wait(), 10)
+    await asyncio.wait_for(arrived.wait(), 60)
     assert await storekeeping.sweep(tidy.database, tidy.storage) == Swept()
     go_on.set()
-    file = await asyncio.wait_for(storing, 10)
+    file = await asyncio.wait_for(storing, 60)
 
     assert await storekeeping.sweep(tidy.database, tidy.storage) == Swept()
     async with tidy.database.transaction() as session:

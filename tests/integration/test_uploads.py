@@ -77,7 +77,7 @@ async def test_who_cancels_while_the_checksum_is_computed_wins(bare: Resources, 
     upload, held = await begun(bare, project_id), Held(bare)
     body = CompleteUpload(part_ids=[await added(bare, upload, b"abc"), await added(bare, upload, b"def")], md5=MD5)
     completing = asyncio.create_task(uploads.complete(bare.database, held, project_id, upload.id, body))
-    await asyncio.wait_for(held.reading.wait(), 10)
+    await asyncio.wait_for(held.reading.wait(), 60)
 
     async with bare.database.transaction() as session:
         await uploads.cancel(session, project_id, upload.id)
@@ -86,7 +86,7 @@ async def test_who_cancels_while_the_checksum_is_computed_wins(bare: Resources, 
     held.go_on.set()
 
     with pytest.raises(InvalidRequest, match="Cannot complete upload with status 'cancelled'"):
-        await asyncio.wait_for(completing, 10)
+        await asyncio.wait_for(completing, 60)
     assert await count(bare, File) == 0
 
 
@@ -95,10 +95,10 @@ async def test_case_137_of_two_who_check_sums_at_once_one_wins(bare: Resources, 
     body = CompleteUpload(part_ids=[await added(bare, upload, b"abc"), await added(bare, upload, b"def")], md5=MD5)
     tasks = [uploads.complete(bare.database, held, project_id, upload.id, body) for _ in range(2)]
     completing = [asyncio.create_task(task) for task in tasks]
-    await asyncio.wait_for(held.reading.wait(), 10)
+    await asyncio.wait_for(held.reading.wait(), 60)
     held.go_on.set()
 
-    ended = await asyncio.wait_for(asyncio.gather(*completing, return_exceptions=True), 10)
+    ended = await asyncio.wait_for(asyncio.gather(*completing, return_exceptions=True), 60)
 
     assert sorted(type(each).__name__ for each in ended) == ["InvalidRequest", "tuple"]
     assert (await count(bare, File), await count(bare, UploadPart), await count(bare, Blob)) == (1, 0, 2)
@@ -124,7 +124,7 @@ async def test_a_part_that_arrives_after_the_completion_leaves_nothing(bare: Res
     go_on.set()
 
     with pytest.raises(InvalidRequest, match="Cannot add a part to upload with status 'completed'"):
-        await asyncio.wait_for(adding, 10)
+        await asyncio.wait_for(adding, 60)
     await storekeeping.sweep(bare.database, bare.storage)
     assert await count(bare, Blob) == 1
 

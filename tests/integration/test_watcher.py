@@ -12,7 +12,7 @@ from orchestrator.events.watcher import Watcher
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class Run:

@@ -59,7 +59,7 @@ async def test_calls_are_answered_at_once_and_the_clients_are_left_in_order() ->
     calls = [call(name) for name in ("f", "a", "g", "b")]
 
     answering = asyncio.create_task(answer(notes, Toolbox([a, b, *functions]), calls))
-    await asyncio.wait_for(asyncio.gather(a.begun.wait(), b.begun.wait()), 5)
+    await asyncio.wait_for(asyncio.gather(a.begun.wait(), b.begun.wait()), 60)
     b.let.set()
     a.let.set()
 
@@ -80,7 +80,7 @@ async def test_what_stops_one_stops_all_and_is_told_as_it_is() -> None:
 async def test_an_interruption_reaches_every_tool() -> None:
     slow = Slow("slow")
     answering = asyncio.create_task(answer(Notes(), Toolbox([slow]), [call("slow")]))
-    await asyncio.wait_for(slow.begun.wait(), 5)
+    await asyncio.wait_for(slow.begun.wait(), 60)
 
     answering.cancel()
     with pytest.raises(asyncio.CancelledError):

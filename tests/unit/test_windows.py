@@ -108,7 +108,7 @@ async def test_the_list_is_asked_for_again_when_there_was_none(monkeypatch: pyte
     learning, server = known(), Lists()
     task = asyncio.create_task(learning.keep_fresh(server))
 
-    await asyncio.wait_for(server.told.wait(), 5)
+    await asyncio.wait_for(server.told.wait(), 60)
     await asyncio.sleep(0)
     task.cancel()
 
@@ -118,6 +118,6 @@ async def test_the_list_is_asked_for_again_when_there_was_none(monkeypatch: pyte
 async def test_without_a_model_server_nobody_is_asked() -> None:
     server = Lists()
 
-    await asyncio.wait_for(known(UPSTREAM_BASE_URL=None).keep_fresh(server), 5)
+    await asyncio.wait_for(known(UPSTREAM_BASE_URL=None).keep_fresh(server), 60)
 
     assert server.asked == 0
