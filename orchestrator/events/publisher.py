@@ -2,31 +2,44 @@
 
 Whatever waits is sent in one round trip: frames of a run travel together as one stream entry and one message of the
 same bytes. The first thing after a pause leaves at once; what follows may wait `event_window` for company. Frames
-always go before wake-ups of the same batch, so a worker never publishes ahead of the transition that woke it. Redis
-holds nothing that Postgres does not know: when a batch cannot be sent it is dropped and logged, listeners get the
-outcome from Postgres, and housekeeping enqueues again.
+always go before wake-ups of the same batch, so a worker never publishes ahead of the transition that woke it.
+
+Redis holds nothing that Postgres does not know, and may be away, or refuse to be written to. Then what could not be
+sent waits, within bounds, and is sent in order once Redis is back. Some of it may have arrived: the stream refuses ids
+that it has, listeners drop frames that they have heard, and a wake-up is good for one attempt. Nobody who acts for a
+client waits for a Redis that is away.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import ResponseError
+from redis.exceptions import DataError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from orchestrator.background import background
 from orchestrator.events import frames
+from orchestrator.events.backlog import Backlog, Batch
 from orchestrator.events.frames import Frame
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-BACKLOG = 50_000
-"""Frames that may wait while Redis is away; beyond, new ones are dropped."""
 ENTRIES = 20_000
 """Entries that a run's stream keeps."""
+SLICE = 1024 * 1024
+"""Bytes of frames in one round trip."""
+WAKEUPS = 10_000
+"""Wake-ups, and signals, that may wait while Redis is away; beyond, the oldest go: housekeeping sends again."""
+PATIENCE = 1.0
+"""Longest that `flush` waits; after that, nobody waits until Redis answers again."""
+RETRIES = (0.1, 1.0)
+"""Seconds between attempts while Redis is away: the first, and the longest."""
+PROBE = "assistantd:probe"
+"""A key that is written to see whether Redis takes writes again."""
 CANCELS = "runs:cancel"
 """The channel on which a cancelled run's id reaches the worker that is at it."""
 
@@ -37,38 +50,41 @@ def stream_key(run_id: str) -> str:
 
 
 class Publisher:
-    """The one writer of a process. Use it as an async context manager; `flush` waits until what was given is sent."""
+    """The one writer of a process. Use it as an async context manager; `flush` waits until what was given is sent.
+
+    `away` says that the last attempt to send failed.
+    """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.away = False
+        self._slow = False
         self._redis = redis
         self._window = settings.event_window
+        self._timeout = settings.redis_timeout
         self._ttl = settings.run_lifetime + settings.event_ttl
-        self._frames: dict[tuple[str, int], list[Frame]] = {}
-        self._waiting = 0
-        self._dropped = 0
-        self._pushes: list[tuple[str, bytes]] = []
-        self._signals: list[tuple[str, str]] = []
+        self._frames = Backlog()
+        self._pushes: deque[tuple[str, bytes]] = deque(maxlen=WAKEUPS)
+        self._signals: deque[tuple[str, str]] = deque(maxlen=WAKEUPS)
         self._wanted = asyncio.Event()
         self._sending = asyncio.Lock()
         self._sent: asyncio.Future[None] | None = None
         self._last = 0.0
+        self._pause = 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Publisher"]:
-        """Send in the background while the block runs; what is left at its end is sent before it returns."""
+        """Send in the background while the block runs; what is left at its end is sent before it returns, if Redis
+        takes it within `redis_timeout`.
+        """
         async with background(self._run(), "publisher"):
             try:
                 yield self
             finally:
-                await self.flush()
+                await self._empty()
 
     def frame(self, frame: Frame) -> None:
         """Publish a frame soon. Frames of one run keep their order."""
-        if self._waiting >= BACKLOG:
-            self._dropped += 1
-            return
-        self._waiting += 1
-        self._frames.setdefault((frame.run_id, frame.cursor.attempt), []).append(frame)
+        self._frames.add(frame)
         self._wanted.set()
 
     def push(self, queue: str, message: bytes) -> None:
@@ -82,7 +98,16 @@ class Publisher:
         self._wanted.set()
 
     async def flush(self) -> None:
-        """Return when everything given before was sent (or dropped: see above). Never raises for Redis' sake."""
+        """Return when everything given before was sent, or cannot be sent soon. Never raises for Redis' sake."""
+        if self.away or self._slow:
+            return
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._all_sent()
+        except TimeoutError:
+            self._slow = True
+
+    async def _all_sent(self) -> None:
         if not self._wanted.is_set():
             async with self._sending:  # what was given may be on its way
                 return
@@ -90,49 +115,98 @@ class Publisher:
             self._sent = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._sent)
 
+    async def _empty(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                while self._wanted.is_set() or self._sending.locked():
+                    await self._all_sent()
+        if self._wanted.is_set():
+            log.warning("events_lost", frames=len(self._frames), wakeups=len(self._pushes))
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._wanted.wait()
-            pause = self._last + self._window - loop.time()
-            if pause > 0 and self._sent is None:
+            pause = self._last + (self._pause or self._window) - loop.time()
+            if pause > 0 and (self._sent is None or self.away):
                 await asyncio.sleep(pause)
             async with self._sending:
                 await self._send()
             self._last = loop.time()
 
     async def _send(self) -> None:
-        batches, self._frames, self._waiting = self._frames, {}, 0
-        pushes, self._pushes = self._pushes, []
-        signals, self._signals = self._signals, []
-        sent, self._sent = self._sent, None
+        batches = self._frames.take(SLICE)
         self._wanted.clear()
-        if self._dropped:
-            log.warning("events_dropped", frames=self._dropped)
-            self._dropped = 0
-        pipe = self._redis.pipeline(transaction=False)
-        for (run_id, _), batch in batches.items():
-            self._append(pipe, run_id, batch)
-        for queue, message in pushes:
-            pipe.lpush(queue, message)
-        for channel, text in signals:
-            pipe.publish(channel, text)
-        await self._execute(pipe, runs=len(batches), wakeups=len(pushes))
+        if len(self._frames):  # the rest comes next, and wake-ups behind all frames
+            self._wanted.set()
+            trouble = await self._attempt(batches, [], [])
+            self._note(trouble)
+            if trouble is not None:
+                self._give_back(batches, [], [])
+            return
+        pushes, self._pushes = list(self._pushes), deque(maxlen=WAKEUPS)
+        signals, self._signals = list(self._signals), deque(maxlen=WAKEUPS)
+        sent, self._sent = self._sent, None
+        trouble = await self._attempt(batches, pushes, signals)
+        self._note(trouble)
+        if trouble is not None:
+            self._give_back(batches, pushes, signals)
         if sent is not None and not sent.done():
             sent.set_result(None)
 
-    async def _execute(self, pipe: Pipeline, **counts: int) -> None:
-        try:
-            for result in await pipe.execute(raise_on_error=False):
-                if isinstance(result, ResponseError) and "equal or smaller" not in str(result):
-                    log.error("event_refused", error=str(result))
-        except Exception as error:  # whatever it was: a sender that ends would let every `flush` wait for ever
-            log.warning("events_dropped", **counts, error=repr(error))
+    def _give_back(self, batches: list[Batch], pushes: list[tuple[str, bytes]], signals: list[tuple[str, str]]) -> None:
+        self._frames.give_back(batches)
+        self._pushes = deque((*pushes, *self._pushes), maxlen=WAKEUPS)
+        self._signals = deque((*signals, *self._signals), maxlen=WAKEUPS)
+        self._wanted.set()
 
-    def _append(self, pipe: Pipeline, run_id: str, batch: list[Frame]) -> None:
-        key = stream_key(run_id)
+    async def _attempt(
+        self, batches: list[Batch], pushes: list[tuple[str, bytes]], signals: list[tuple[str, str]]
+    ) -> str | None:
+        """Send; returns what is wrong with Redis, if it is: all of this has to be sent again then."""
+        pipe = self._redis.pipeline(transaction=False)
+        try:
+            if self.away:  # messages of what cannot be kept would be heard again and again
+                await self._redis.set(PROBE, b"", ex=60)
+            for batch in batches:
+                self._append(pipe, batch)
+            for queue, message in pushes:
+                pipe.lpush(queue, message)
+            for channel, text in signals:
+                pipe.publish(channel, text)
+            return _refusal(await pipe.execute(raise_on_error=False))
+        except (RedisError, OSError, TimeoutError) as error:
+            if not isinstance(error, DataError):
+                return repr(error)
+            log.exception("events_not_sendable")
+        except Exception:  # whatever it was: a sender that ends, or is stuck, would send nothing for ever
+            log.exception("events_not_sendable")
+        return None
+
+    def _note(self, trouble: str | None) -> None:
+        if trouble is not None and not self.away:
+            log.warning("redis_away", error=trouble)
+        elif trouble is None and self.away:
+            log.info("redis_back", frames=len(self._frames))
+        self.away, self._slow = trouble is not None, False
+        self._pause = min(max(2 * self._pause, RETRIES[0]), RETRIES[1]) if self.away else 0.0
+
+    def _append(self, pipe: Pipeline, batch: Batch) -> None:
+        key = stream_key(batch[0].run_id)
         data = b"".join(frame.data for frame in batch)
         pipe.xadd(key, {"f": data}, id=str(batch[-1].cursor), maxlen=ENTRIES, approximate=True)
         pipe.publish(key, data)
         if batch[0].cursor.seq == 1 or frames.last_event(data) in frames.RESTING:  # the end, too: Redis may lose a key
             pipe.expire(key, self._ttl)
+
+
+def _refusal(results: list[object]) -> str | None:
+    """Why Redis does not take writes, if it does not; what else it refuses would be refused again."""
+    for result in results:
+        if isinstance(result, OutOfMemoryError | ReadOnlyError | NoPermissionError) or (
+            isinstance(result, ResponseError) and str(result).startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN"))
+        ):
+            return repr(result)
+        if isinstance(result, ResponseError) and "equal or smaller" not in str(result):
+            log.error("event_refused", error=str(result))
+    return None
