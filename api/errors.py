@@ -24,6 +24,7 @@ from api.error_texts import NOT_JSON, invalid_request
 from orchestrator import db
 from orchestrator.echo import echo
 from orchestrator.errors import (
+    Busy,
     ClientError,
     InvalidRequest,
     NotFound,
@@ -51,6 +52,7 @@ STATUSES: Mapping[type[ClientError], int] = {
     NotFound: 404,
     TooSlow: 408,
     TooLarge: 413,
+    Busy: 429,
     Unavailable: 503,
 }
 ADVICE: Mapping[type[ClientError], Mapping[str, str]] = {
@@ -96,6 +98,14 @@ UPLOADING: dict[int | str, dict[str, Any]] = {
     408: {"model": ErrorEnvelope, "description": "The client stopped sending.", "headers": schemas.HEADERS}
 }
 """What operations that take files add to them."""
+QUEUEING: dict[int | str, dict[str, Any]] = {
+    429: {
+        "model": ErrorEnvelope,
+        "description": "Too many runs of the project wait to begin; trying again after `Retry-After` seconds helps.",
+        "headers": schemas.HEADERS,
+    }
+}
+"""What operations that make runs add to them."""
 
 
 def install(app: FastAPI) -> None:
@@ -138,6 +148,8 @@ def client_error(error: ClientError) -> Response:
     else:
         status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
         headers = next((advice for kind, advice in ADVICE.items() if isinstance(error, kind)), {})
+    if isinstance(error, Busy):
+        headers = {"Retry-After": str(error.retry_after)}
     return envelope(status, error.message, type_=error.type, param=error.param, code=error.code, headers=headers)
 
 

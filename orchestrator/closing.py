@@ -41,12 +41,13 @@ WHOLE = {"synchronize_session": False, "populate_existing": True}
 async def end(
     session: Session, run: Run, ending: Ending, *, attempt: Attempt, reason: str | None = None, **values: Json
 ) -> Run | None:
-    """End a run, close what it left open, and give its thread to the next; None if it may not end so (any more).
+    """End a run, close what it left open, and give its thread and its place to the next of each; None if it may not end
+    so (any more).
 
     `reason` is the open message's, if it differs from the ending's own; `values` are further columns of the run.
     """
     usage = await _usage(session, run.id)
-    owned = not run.waiting
+    owned, held = not run.waiting, run.placed
     ended = await lifecycle.move(
         session, run, ending, attempt=attempt, tell=False, usage=usage, required_action=None, **values
     )
@@ -59,7 +60,7 @@ async def end(
         await _close_steps(session, ended, STEP_ENDS[ending], ended.last_error)
     lifecycle.told(session, ended)
     if owned:
-        await turns.next_turn(session, ended.thread_id)
+        await turns.hand_on(session, ended.project_id, ended.thread_id, freed=held)
     return ended
 
 

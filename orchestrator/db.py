@@ -15,6 +15,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from orchestrator import queue
+from orchestrator.bounds import Bounds
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import CANCELS, Publisher
 from orchestrator.settings import Settings
@@ -76,6 +77,7 @@ class Session(AsyncSession):
         self.wakeups: list[tuple[str, tuple[str | int, ...]]] = []
         self.cancelled: list[str] = []
         self.webhooks = False
+        self.bounds = Bounds()
 
     def publish(self, run_id: str, attempt: int, event: str, data: bytes) -> None:
         """After commit: the next event of this attempt of a run."""
@@ -95,12 +97,17 @@ class Session(AsyncSession):
 
 
 class Database:
-    """Transactions of this process, and the sending of what follows from them. `webhooks`: runs' events are posted."""
+    """Transactions of this process, and the sending of what follows from them. `webhooks`: runs' events are posted;
+    `bounds`: how many runs may be at work at once.
+    """
 
-    def __init__(self, engine: AsyncEngine, publisher: Publisher, *, webhooks: bool = False) -> None:
+    def __init__(
+        self, engine: AsyncEngine, publisher: Publisher, *, webhooks: bool = False, bounds: Bounds | None = None
+    ) -> None:
         self.engine = engine
         self.publisher = publisher
         self.webhooks = webhooks
+        self.bounds = bounds or Bounds()
 
     @asynccontextmanager
     async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
@@ -109,7 +116,7 @@ class Database:
         Pass the `track` of the attempt that writes, so that its events go on where they were.
         """
         async with Session(self.engine, track) as session:
-            session.webhooks = self.webhooks
+            session.webhooks, session.bounds = self.webhooks, self.bounds
             async with session.begin():
                 yield session
             await self._tell(session)

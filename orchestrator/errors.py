@@ -8,6 +8,7 @@
     │   │   └── NoSuchFile         in the words that files have of their own
     │   ├── TooSlow            408
     │   ├── TooLarge           413
+    │   ├── Busy               429, may be tried again
     │   ├── Unavailable        503, may be tried again
     │   └── Relayed            the model server's refusal of a request that was passed on to it, with its status
     ├── RunFailure             ends the run as `failed`; `code` and `message` become its `last_error`
@@ -74,6 +75,14 @@ class TooSlow(ClientError):
 
 class TooLarge(ClientError):
     """The request's body is larger than this server takes."""
+
+
+class Busy(ClientError):
+    """Too much waits already; trying again `retry_after` seconds later may help."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, code="rate_limit_exceeded")
+        self.retry_after = retry_after
 
 
 class Unavailable(ClientError):

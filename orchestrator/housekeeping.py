@@ -1,5 +1,5 @@
 """What nobody else would do: hand on the runs of dead workers, enqueue what was lost, end what is overdue, and give
-threads that nobody owns to the runs that wait for them.
+threads that nobody owns, and places that nobody holds, to the runs that wait for them.
 
 Every worker is ready to do it, one at a time does (an advisory lock decides). Each rule is a guarded UPDATE, so doing
 it twice, or while the run's worker is alive after all, does no harm: the fence in `lifecycle` decides who may write.
@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import String, func, or_, select, text, update
+from sqlalchemy import Row, String, func, or_, select, text, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from orchestrator import closing, lifecycle, turns
+from orchestrator import closing, lifecycle, places, turns
 from orchestrator.db import Database, Session
 from orchestrator.foreign import Json
 from orchestrator.presence import LOCK_CLASS
-from orchestrator.tables import IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, now
+from orchestrator.tables import HOLDS_PLACE, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, now
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +52,7 @@ class Swept:
     cancelled: int = 0
     expired: int = 0
     turns: int = 0
+    placed: int = 0
 
 
 async def sweep(database: Database) -> Swept:
@@ -63,12 +64,14 @@ async def sweep(database: Database) -> Swept:
         woken = await _wake(session)
         left, overdue = await _due(session, LEFT_CANCELLING), await _due(session, _overdue())
         ownerless = await _ownerless(session)
+        vacant = await places.vacancies(session)
     swept = Swept(
         orphaned,
         woken,
         cancelled=await _end_each(database, left, closing.cancel),
         expired=await _end_each(database, overdue, _expire),
         turns=await _hand_on(database, ownerless),
+        placed=await _fill(database, vacant),
     )
     if swept != Swept():
         log.info(
@@ -78,6 +81,7 @@ async def sweep(database: Database) -> Swept:
             cancelled=swept.cancelled,
             expired=swept.expired,
             turns=swept.turns,
+            placed=swept.placed,
         )
     return swept
 
@@ -93,7 +97,8 @@ async def _release_orphans(session: Session) -> int:
 
 async def _wake(session: Session) -> int:
     """Enqueue again what waits for a worker: queued, or left in progress by one."""
-    waits = or_(col(Run.status) == "queued", (col(Run.status) == "in_progress") & col(Run.owner).is_(None))
+    left = (col(Run.status) == "in_progress") & col(Run.owner).is_(None)
+    waits = or_((col(Run.status) == "queued") & HOLDS_PLACE, left)
     due = select(col(Run.id)).where(IS_ACTIVE, waits, col(Run.wake_at) <= func.now(), col(Run.expires_at) > now())
     again = update(Run).where(col(Run.id).in_(due.limit(BATCH).with_for_update(skip_locked=True)))
     again = again.values(wake_at=lifecycle.wake_later()).returning(Run)
@@ -138,21 +143,29 @@ async def _expire(session: Session, run: Run) -> Run | None:
     return await closing.end(session, run, "expired", attempt="next")
 
 
-async def _ownerless(session: Session) -> Sequence[str]:
-    """Threads that runs wait for and none owns."""
+async def _ownerless(session: Session) -> Sequence[Row[str, str]]:
+    """Projects and threads that runs wait for and none owns."""
     other = aliased(Run)
     owned = select(col(other.id)).where(col(other.thread_id) == col(Run.thread_id), IS_ACTIVE).exists()
-    due = select(col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > now(), ~owned)
-    return (await session.execute(due.distinct().limit(BATCH))).scalars().all()
+    due = select(col(Run.project_id), col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > now(), ~owned)
+    return (await session.execute(due.distinct().limit(BATCH))).all()
 
 
-async def _hand_on(database: Database, thread_ids: Sequence[str]) -> int:
+async def _hand_on(database: Database, ownerless: Sequence[Row[str, str]]) -> int:
     handed = 0
-    for thread_id in thread_ids:
+    for project_id, thread_id in ownerless:
         async with database.transaction() as session:
             if await lifecycle.lock_thread(session, thread_id, wait=False):
-                handed += await turns.next_turn(session, thread_id)
+                handed += await turns.hand_on(session, project_id, thread_id, freed=False)
     return handed
+
+
+async def _fill(database: Database, project_ids: Sequence[str]) -> int:
+    placed = 0
+    for project_id in project_ids:
+        async with database.transaction() as session:
+            placed += await places.seek(session, project_id)
+    return placed
 
 
 UNSEEN = {"synchronize_session": False}

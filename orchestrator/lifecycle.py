@@ -26,7 +26,7 @@ from orchestrator.db import Session
 from orchestrator.errors import LeaseLost, RunCancelled
 from orchestrator.events.frames import RESTING
 from orchestrator.foreign import Json
-from orchestrator.tables import ACTIVE, IS_ACTIVE, Run, Thread, now
+from orchestrator.tables import ACTIVE, HOLDS_PLACE, IS_ACTIVE, Run, Thread, now
 from orchestrator.wire import objects
 
 Status = Literal[
@@ -116,6 +116,8 @@ async def move(
         values |= {"owner": None, "lease_until": None}
     if to not in ACTIVE:
         values |= {"waiting": False, "additional_messages": None}
+    if to == "requires_action" or to not in ACTIVE:
+        values["placed"] = False
     moved = await _update(session, *where, status=to, **values)
     if moved is not None and tell:
         told(session, moved)
@@ -132,7 +134,7 @@ async def claim(
     """
     terms: dict[str, Json] = {"owner": owner, "lease_until": _in(lease), "attempt": Run.attempt + 1}
     this = [col(Run.id) == run_id] + ([] if attempt is None else [col(Run.attempt) == attempt])
-    due = [col(Run.status).in_(FROM["in_progress"]), col(Run.waiting).is_(False), col(Run.expires_at) > now()]
+    due = [col(Run.status).in_(FROM["in_progress"]), HOLDS_PLACE, col(Run.expires_at) > now()]
     run = await _update(session, *this, *due, status="in_progress", started_at=now(), **terms)
     if run is not None:
         told(session, run)

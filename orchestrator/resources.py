@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from orchestrator import broker, db
+from orchestrator.bounds import Bounds
 from orchestrator.db import Database
 from orchestrator.events.publisher import Publisher
 from orchestrator.events.subscriber import Subscriber
@@ -41,5 +42,6 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         subscriber = await stack.enter_async_context(Subscriber(redis, settings).running())
         model = await stack.enter_async_context(OpenAIModel(settings))
         storage = stack.enter_context(storages.opened(settings))
-        database = Database(engine, publisher, webhooks=settings.webhook_url is not None)
+        bounds = Bounds(settings.project_runs, settings.upstream_runs, settings.project_queue)
+        database = Database(engine, publisher, webhooks=settings.webhook_url is not None, bounds=bounds)
         yield Resources(settings, database, redis, subscriber, model, storage)

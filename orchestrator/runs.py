@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlmodel import col
 
-from orchestrator import assistants, closing, ids, lifecycle, threads, turns
+from orchestrator import assistants, closing, ids, lifecycle, places, threads, turns
 from orchestrator.db import Session
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.events.frames import START, Cursor
@@ -31,11 +31,12 @@ async def create(
 
     While another run is active, the request, or else the thread, says what happens: the new one is refused, or it waits
     for its turn with its messages (at most `room` may), or all that are not over are cancelled, and it takes the thread
-    as soon as the active one has ended. Raises InvalidRequest. `lifetime` is in seconds: the run expires that long
-    after its creation.
+    as soon as the active one has ended. Raises InvalidRequest, and Busy if too many of the project wait for a place.
+    `lifetime` is in seconds: the run expires that long after its creation.
     """
     thread = await threads.retrieve(session, project_id, thread_id, lock=True)
-    active = await threads.active_run(session, thread.id)
+    standing = await turns.standing(session, project_id, thread.id)
+    active = standing.active
     policy = body.on_active_run or thread.on_active_run
     if active and policy == "reject":
         raise InvalidRequest(f"Thread {thread.id} already has an active run {active}.")
@@ -43,39 +44,48 @@ async def create(
         text = f"Thread {thread.id} already has an active run {active}, and {room} runs that wait for their turn."
         raise InvalidRequest(text)
     assistant = await assistants.retrieve(session, project_id, body.assistant_id)
+    if standing.queued:
+        await places.check_queue(session, project_id)
     run = _run(thread, assistant, body, lifetime, body.additional_instructions)
     if active and policy == "interrupt":
         for other in await closing.unfinished(session, thread.id):
             await closing.stop(session, other)
-        active = await threads.active_run(session, thread.id)
-    if active:
+        standing = await turns.standing(session, project_id, thread.id)
+    if standing.active:
         return await _wait(session, run, await threads.columns(session, thread, body.additional_messages or ()))
     await threads.add_messages(session, thread, body.additional_messages or ())
-    return await _start(session, run)
+    return await _start(session, run, standing)
 
 
 async def create_with_thread(session: Session, project_id: str, body: CreateThreadAndRun, *, lifetime: int) -> Run:
-    """Make a thread and queue a run on it. `lifetime` as in `create`."""
+    """Make a thread and queue a run on it. `lifetime`, and what is raised, as in `create`."""
     assistant = await assistants.retrieve(session, project_id, body.assistant_id)
     thread = await threads.create(session, project_id, body.thread)
+    standing = await turns.standing(session, project_id, thread.id)
+    if standing.queued:
+        await places.check_queue(session, project_id)
     run = _run(thread, assistant, body, lifetime, None)
     session.publish(run.id, run.attempt, "thread.created", objects.dump(objects.thread(thread)))
-    return await _start(session, run)
+    return await _start(session, run, standing)
 
 
-async def _start(session: Session, run: Run) -> Run:
-    """Store a run that owns its thread."""
-    run.wake_at = lifecycle.wake_later()
+async def _start(session: Session, run: Run, standing: turns.Standing) -> Run:
+    """Store a run that owns its thread, and wake a worker if there is a place for it."""
+    run.placed = not standing.crowded
+    run.wake_at = lifecycle.wake_later() if run.placed else None
     session.add(run)
     await session.flush()
     turns.tell_created(session, run)
-    lifecycle.wake(session, run)
+    if run.placed:
+        lifecycle.wake(session, run)
+    else:
+        await places.seek(session, run.project_id)
     return run
 
 
 async def _wait(session: Session, run: Run, messages: list[turns.Columns]) -> Run:
     """Store a run that waits for its turn."""
-    run.waiting, run.additional_messages = True, messages
+    run.waiting, run.placed, run.additional_messages = True, False, messages
     session.add(run)
     await session.flush()
     turns.tell_created(session, run)
@@ -91,6 +101,7 @@ def _run(
 ) -> Run:
     created_at = now()
     return Run(
+        project_id=thread.project_id,
         thread_id=thread.id,
         assistant_id=assistant.id,
         created_at=created_at,
@@ -164,14 +175,17 @@ async def submit_tool_outputs(
     if run.status != "requires_action":
         raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
     outputs = _outputs(run, body)
-    queued = await lifecycle.move(
-        session, run, "queued", attempt="next", tell=False, required_action=None, wake_at=lifecycle.wake_later()
-    )
+    placed = not (await turns.standing(session, project_id, thread_id)).crowded
+    values = {"project_id": project_id, "placed": placed, "wake_at": lifecycle.wake_later() if placed else None}
+    queued = await lifecycle.move(session, run, "queued", attempt="next", tell=False, required_action=None, **values)
     if queued is None:
         raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
     await _complete_step(session, queued, outputs)
     lifecycle.told(session, queued)
-    lifecycle.wake(session, queued)
+    if placed:
+        lifecycle.wake(session, queued)
+    else:
+        await places.seek(session, project_id)
     return queued, START._replace(attempt=queued.attempt)
 
 

@@ -60,6 +60,15 @@ class Settings(BaseSettings):
 
     run_lifetime: int = Field(default=600, ge=1, description="A run expires this long after its creation.")
     waiting_runs: int = Field(default=32, ge=0, description="Runs that may wait for their turn on one thread.")
+    project_runs: int = Field(
+        default=1000, ge=1, description="Runs of one project that are at work at once; further ones wait for a place."
+    )
+    upstream_runs: int | None = Field(
+        default=None, ge=1, description="The same of all projects together, where one model server serves them."
+    )
+    project_queue: int = Field(
+        default=10_000, ge=1, description="Runs of one project that may wait for a place; beyond, creating answers 429."
+    )
     run_concurrency: int = Field(default=1000, ge=1, description="Runs that one worker process carries at once.")
     run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")
     housekeeping_interval: float = Field(default=0.5, gt=0)

@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from api import sse
 from api.dependencies import Events, OpenResources, ProjectId, Rests, Transaction
-from api.errors import RESPONSES
+from api.errors import QUEUEING, RESPONSES
 from api.polling import poll_after
 from api.responses import page, reply
 from api.waiting import while_connected
@@ -31,7 +31,9 @@ router = APIRouter(prefix="/threads", tags=["Runs"], responses=RESPONSES)
 LastEventId = Annotated[str | None, Header(description="The id of the last event that the client has seen.")]
 
 
-@router.post("/runs", operation_id="createThreadAndRun", responses=schemas.ok(schemas.Run, streams=True))
+@router.post(
+    "/runs", operation_id="createThreadAndRun", responses={**schemas.ok(schemas.Run, streams=True), **QUEUEING}
+)
 async def create_with_thread(
     body: CreateThreadAndRun, session: Transaction, project_id: ProjectId, resources: OpenResources, events: Events
 ) -> Response:
@@ -42,7 +44,9 @@ async def create_with_thread(
     return sse.stream(events, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
 
-@router.post("/{thread_id}/runs", operation_id="createRun", responses=schemas.ok(schemas.Run, streams=True))
+@router.post(
+    "/{thread_id}/runs", operation_id="createRun", responses={**schemas.ok(schemas.Run, streams=True), **QUEUEING}
+)
 async def create(
     thread_id: str,
     body: CreateRun,

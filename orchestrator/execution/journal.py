@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from orchestrator import closing, lifecycle
+from orchestrator import closing, lifecycle, turns
 from orchestrator.db import Database, Session
 from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
@@ -203,6 +203,7 @@ class Journal:
         action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": asked}}
         async with self._writing(last=True) as session:
             await lifecycle.move(session, self.run, "requires_action", attempt="same", required_action=action)
+            await turns.hand_on(session, self.run.project_id, self.run.thread_id, freed=True)
         log.info("run_requires_action", calls=len(calls))
 
     async def finish(self, reply: Reply) -> None:

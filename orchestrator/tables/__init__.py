@@ -11,15 +11,26 @@ from orchestrator.tables.columns import now
 from orchestrator.tables.conversations import Assistant, Message, Thread
 from orchestrator.tables.files import Blob, File, Upload, UploadPart
 from orchestrator.tables.projects import ApiKey, Project
-from orchestrator.tables.runs import ACTIVE, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, RunStep
+from orchestrator.tables.runs import (
+    ACTIVE,
+    HOLDS_PLACE,
+    IS_ACTIVE,
+    IS_UNFINISHED,
+    IS_WAITING,
+    LACKS_PLACE,
+    Run,
+    RunStep,
+)
 from orchestrator.tables.webhooks import WebhookDelivery
 from orchestrator.tables.workers import RunAttempt, Worker
 
 __all__ = [
     "ACTIVE",
+    "HOLDS_PLACE",
     "IS_ACTIVE",
     "IS_UNFINISHED",
     "IS_WAITING",
+    "LACKS_PLACE",
     "ApiKey",
     "Assistant",
     "Blob",

@@ -20,6 +20,10 @@ IS_WAITING = text("waiting")
 """The run was created behind another, and its turn has not come."""
 IS_SUSPECT = text(f"{IS_ACTIVE.text} AND losses > 0")
 """A worker was lost while it carried the run, and nothing was achieved since."""
+HOLDS_PLACE = text("placed AND NOT waiting AND status IN ('queued', 'in_progress', 'cancelling')")
+"""The run counts among those that are at work."""
+LACKS_PLACE = text("status = 'queued' AND NOT placed AND NOT waiting")
+"""The run waits until there is room for it."""
 
 
 class Run(SQLModel, table=True):
@@ -30,6 +34,8 @@ class Run(SQLModel, table=True):
     `wake_at` is when housekeeping enqueues the run again if nobody has taken it by then. `losses` counts the attempts
     that were lost with their workers since the run's last checkpoint (see `orphans`). A run that is `waiting` does
     not own its thread yet (see `turns`); until it does, its `additional_messages` stand here and not in the thread.
+    One that is not `placed` is not woken (see `places`). `project_id` is the thread's, or empty if the run was over
+    before there were places.
     """
 
     __tablename__ = "runs"
@@ -40,6 +46,8 @@ class Run(SQLModel, table=True):
         Index("runs_unfinished_expires_at", "expires_at", postgresql_where=IS_UNFINISHED),
         Index("runs_active_owner", "owner", postgresql_where=IS_ACTIVE),
         Index("runs_active_losses", "losses", postgresql_where=IS_SUSPECT),
+        Index("runs_with_a_place", "project_id", postgresql_where=HOLDS_PLACE),
+        Index("runs_without_a_place", "project_id", "position", postgresql_where=LACKS_PLACE),
     )
 
     id: str = Field(primary_key=True, default_factory=lambda: ids.new("run_"))
@@ -74,6 +82,8 @@ class Run(SQLModel, table=True):
 
     waiting: bool = Field(default=False, sa_type=Boolean)
     additional_messages: list[Json] | None = json(nullable=True)
+    project_id: str = ""
+    placed: bool = Field(default=True, sa_type=Boolean)
     attempt: int = 0
     owner: str | None = None
     lease_until: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
