@@ -9,8 +9,10 @@ from fastapi_offline import FastAPIOffline
 from api import document, errors
 from api.beta import ASSISTANTS_V2
 from api.context import RequestContext
+from api.leaving import Leaving
 from api.limits import BodyLimit, JsonBodies
 from api.routers import assistants, files, gateway, health, messages, models, run_steps, runs, threads, uploads
+from api.sse import Streams
 from orchestrator import logs, resources
 from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
@@ -45,7 +47,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with resources.opened(chosen) as opened, Gateway(chosen) as passing_on:
             app.state.resources = opened
             app.state.watcher = Watcher(opened.subscriber)
-            app.state.follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
+            follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
+            app.state.streams = Streams(follower, app.state.leaving)
             app.state.gateway = passing_on
             yield
 
@@ -58,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         strict_content_type=False,
         redirect_slashes=False,
     )
+    app.state.leaving = Leaving()
     errors.install(app)
     document.install(app)
     v1 = APIRouter(prefix="/v1")

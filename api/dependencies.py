@@ -11,9 +11,10 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
+from api.leaving import Leaving
+from api.sse import Streams
 from orchestrator import projects
 from orchestrator.db import Session
-from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
 from orchestrator.openai_gateway import Gateway
 from orchestrator.resources import Resources
@@ -26,8 +27,13 @@ async def _resources(request: Request) -> Resources:
     return found
 
 
-async def _follower(request: Request) -> Follower:
-    found: Follower = request.app.state.follower
+async def _streams(request: Request) -> Streams:
+    found: Streams = request.app.state.streams
+    return found
+
+
+async def _leaving(request: Request) -> Leaving:
+    found: Leaving = request.app.state.leaving
     return found
 
 
@@ -48,7 +54,8 @@ async def _session(resources: Annotated[Resources, Depends(_resources)]) -> Asyn
 
 OpenResources = Annotated[Resources, Depends(_resources)]
 ModelGateway = Annotated[Gateway, Depends(_gateway)]
-Events = Annotated[Follower, Depends(_follower)]
+Events = Annotated[Streams, Depends(_streams)]
+Departure = Annotated[Leaving, Depends(_leaving)]
 Rests = Annotated[Watcher, Depends(_watcher)]
 Transaction = Annotated[Session, Depends(_session, scope="function")]
 

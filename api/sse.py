@@ -1,32 +1,112 @@
 """A run's events as a response: frames are relayed as the bytes that the worker built.
 
-The stream ends with `done` when the run is at rest. A client that goes away ends only its own stream: the run goes on.
-Nothing buffers on the way: proxies are told so.
+The stream ends with `done` when the run is at rest, and only then: clients take it for the end. One that must end
+before (the process leaves, or a part of it broke) ends with an `error` event that every official client raises, and
+that says where to go on; browsers' EventSource comes back by itself. A client that goes away ends only its own stream:
+the run goes on. Nothing buffers on the way: proxies are told so.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from contextlib import aclosing, suppress
 
 import structlog
-from fastapi.responses import StreamingResponse
+from fastapi import Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
+from api.leaving import Leaving
+from api.waiting import while_connected
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
-from orchestrator.events.follower import Follower
-from orchestrator.events.frames import DONE, Cursor, error_frame
+from orchestrator.events.follower import PING, Follower
+from orchestrator.events.frames import DONE, START, Cursor, error_frame
 
 log = structlog.get_logger(__name__)
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 LARGEST = 2**63 - 1
 """No part of an event's id is larger; Redis would not read it."""
-LOST = "The event stream was interrupted. The run goes on: retrieve it, or follow its events again."
+RETRY = b"retry: 1000\n"
+"""Milliseconds after which an EventSource comes back."""
+INTERRUPTED = (
+    "The event stream was interrupted. The run goes on: follow it at {path} with the id of the last event as"
+    " Last-Event-ID, or retrieve it."
+)
+LAST_WORDS = 1.0
+"""Seconds that a client has to take a farewell before its connection is cut."""
 
 
-def stream(follower: Follower, run_id: str, after: Cursor) -> StreamingResponse:
-    """The run's events behind `after`, until it is at rest."""
-    return StreamingResponse(
-        _frames(follower, run_id, after), media_type="text/event-stream; charset=utf-8", headers=HEADERS
-    )
+class Streams:
+    """Answers with runs' events, to any number of clients of this process."""
+
+    def __init__(self, follower: Follower, leaving: Leaving) -> None:
+        self._follower = follower
+        self._leaving = leaving
+
+    def of(self, thread_id: str, run_id: str, after: Cursor) -> Response:
+        """The run's events behind `after`, until it is at rest or this process leaves."""
+        return EventStream(self._follower, self._leaving, thread_id, run_id, after)
+
+
+class EventStream(Response):
+    """One client's stream."""
+
+    media_type = "text/event-stream; charset=utf-8"
+
+    def __init__(self, follower: Follower, leaving: Leaving, thread_id: str, run_id: str, after: Cursor) -> None:
+        path = f"/v1/threads/{thread_id}/runs/{run_id}/events"
+        super().__init__(headers={**HEADERS, "Content-Location": path})
+        del self.headers["content-length"]
+        self._follower = follower
+        self._leaving = leaving
+        self._run_id = run_id
+        self._after = after
+        self._begun = after > START
+        self._farewell = RETRY + error_frame(INTERRUPTED.format(path=path), code="stream_interrupted")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it while the client listens; otherwise raise ClientDisconnect."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        with self._leaving.awaited() as leaving:
+            over = await while_connected(receive, self._relay(send), leaving)
+        if not over:
+            await self._interrupt(scope, send)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _relay(self, send: Send) -> None:
+        try:
+            async with aclosing(self._follower.follow(self._run_id, self._after)) as batches:
+                async for batch in batches:
+                    await _say(send, batch)
+                    if not self._begun:
+                        self._begun = batch != PING
+            last = DONE
+        except Exception:
+            log.exception("stream_broken", run_id=self._run_id)
+            last = self._farewell
+        await _say(send, last)
+
+    async def _interrupt(self, scope: Scope, send: Send) -> None:
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                if not self._begun:
+                    await self._introduce(send)
+                await _say(send, self._farewell)
+        except TimeoutError:
+            if scope["client"] is not None:
+                self._leaving.deaf.add(tuple(scope["client"]))
+            raise ClientDisconnect from None
+
+    async def _introduce(self, send: Send) -> None:
+        """The first events: the client has not heard yet which run it is that goes on."""
+        with suppress(TimeoutError):
+            async with (
+                asyncio.timeout(LAST_WORDS / 2),
+                aclosing(self._follower.follow(self._run_id, self._after)) as batches,
+            ):
+                async for batch in batches:
+                    await _say(send, batch)
+                    return
 
 
 def cursor(last_event_id: str | None, default: Cursor) -> Cursor:
@@ -43,12 +123,5 @@ def cursor(last_event_id: str | None, default: Cursor) -> Cursor:
         raise InvalidRequest(message, param="Last-Event-ID", code="invalid_value") from None
 
 
-async def _frames(follower: Follower, run_id: str, after: Cursor) -> AsyncIterator[bytes]:
-    try:
-        async for batch in follower.follow(run_id, after):
-            yield batch
-        yield DONE
-    except Exception:
-        log.exception("stream_broken", run_id=run_id)
-        yield error_frame(LOST)
-        yield DONE
+async def _say(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})

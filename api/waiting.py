@@ -9,21 +9,28 @@ from starlette.types import Receive
 from orchestrator.foreign import Json
 
 
-async def while_connected(receive: Receive, work: Coroutine[Json, Json, None]) -> None:
-    """Do `work` while the client is there. Raises the work's errors, and ClientDisconnect when it has gone away.
+async def while_connected(
+    receive: Receive, work: Coroutine[Json, Json, None], until: "asyncio.Future[None] | None" = None
+) -> bool:
+    """Do `work` while the client is there; False if `until` came first, and the work was given up.
 
-    `receive` is the request's, whose body has been read.
+    Raises the work's errors, and ClientDisconnect when the client has gone away. `receive` is the request's, whose body
+    has been read.
     """
-    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(receive))
+    working, departing = asyncio.create_task(work), asyncio.create_task(_gone(receive))
+    ends: list[asyncio.Future[None]] = [working, departing] if until is None else [working, departing, until]
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        if departing.done():
             raise ClientDisconnect
-        working.result()
+        return False
     finally:
-        for task in (working, leaving):
+        for task in (working, departing):
             task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        await asyncio.gather(working, departing, return_exceptions=True)
 
 
 async def _gone(receive: Receive) -> None:

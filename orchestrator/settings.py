@@ -78,6 +78,9 @@ class Settings(BaseSettings):
         description="After SIGTERM, turns of a model and requests under way may take this long; then they are cut. "
         "`up` sets 3. (Kubernetes kills after 30.)",
     )
+    drain_delay: float = Field(
+        default=0.0, ge=0, description="After SIGTERM, the API serves on for so long, not ready: balancers must notice."
+    )
 
     event_ttl: int = Field(
         default=900, ge=1, description="A run's events can be resumed for this long after the last one."

@@ -89,6 +89,11 @@ class GiveBack(bootsteps.StartStopStep):
                 pass
             except c.connection_errors as error:
                 log.warning("last_message_not_read", error=repr(error))
-        for request in [*state.reserved_requests, *state.scheduled_requests]:
+        for request in _fetched():
             if request not in state.active_requests:
                 request.reject(requeue=True)
+
+
+def _fetched() -> list[Json]:
+    module: Json = state  # its types are those of an older release
+    return [*module.reserved_requests, *module.scheduled_requests]

@@ -1,4 +1,9 @@
-"""/healthz: the process lives. /readyz: it can serve."""
+"""/healthz: the process lives. /readyz: it can serve.
+
+Not ready is a process that is about to end, whose database does not answer, or has an older schema than this release.
+Without the broker it serves all the same, though less well: everything is told by polling, and runs begin when it is
+back. If that took all instances out of service, polling would be refused as well; see ADR 0011.
+"""
 
 import asyncio
 
@@ -7,7 +12,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.dependencies import OpenResources
+from api.dependencies import Departure, OpenResources
+from orchestrator.migrations import HEAD
 from orchestrator.resources import Resources
 from orchestrator.wire import objects
 
@@ -24,22 +30,29 @@ async def health() -> Response:
     return Response(objects.dump({"status": "ok"}), media_type="application/json")
 
 
-@router.get("/readyz", operation_id="getReadiness", responses={503: {"description": "A part does not answer."}})
-async def readiness(resources: OpenResources) -> Response:
-    """Say whether requests can be served: 200 if database and broker answer, otherwise 503 with what does not."""
-    parts = {"database": await _database(resources), "broker": await _broker(resources)}
-    ready = all(state == "ok" for state in parts.values())
-    body = objects.dump({"status": "ok" if ready else "unavailable", **parts})
-    return Response(body, 200 if ready else 503, media_type="application/json")
+@router.get("/readyz", operation_id="getReadiness", responses={503: {"description": "It cannot serve, or leaves."}})
+async def readiness(resources: OpenResources, departure: Departure) -> Response:
+    """Say whether requests can be served: 200, with `degraded` while the broker is away, or 503 with what is wrong."""
+    if departure.draining:
+        return _answer("draining")
+    database, broker = await asyncio.gather(_database(resources), _broker(resources))
+    served = "ok" if broker == "ok" else "degraded"
+    return _answer(served if database == "ok" else "unavailable", database=database, broker=broker)
+
+
+def _answer(status: str, **parts: str) -> Response:
+    code = 200 if status in ("ok", "degraded") else 503
+    return Response(objects.dump({"status": status, **parts}), code, media_type="application/json")
 
 
 async def _database(resources: Resources) -> str:
+    """A schema that is newer than ours is fine: the next release is being rolled out."""
     try:
         async with asyncio.timeout(PATIENCE), resources.database.engine.connect() as connection:
-            await connection.execute(text("SELECT id FROM projects LIMIT 1"))
+            schema = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
     except TROUBLE as error:
         return type(error).__name__
-    return "ok"
+    return "ok" if schema is not None and schema >= HEAD else "not migrated"
 
 
 async def _broker(resources: Resources) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api import sse
+from api import dependencies, sse
 from api.dependencies import Events, OpenResources, ProjectId, Rests, Transaction
 from api.errors import QUEUEING, RESPONSES
 from api.polling import poll_after
@@ -41,7 +41,7 @@ async def create_with_thread(
     settings = resources.settings
     model_names.check(settings, body.model)
     run = await runs.create_with_thread(session, project_id, body, lifetime=settings.run_lifetime)
-    return sse.stream(events, run.id, START) if body.stream else _reply(objects.run(run), settings)
+    return events.of(run.thread_id, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
 
 @router.post(
@@ -61,7 +61,7 @@ async def create(
     model_names.check(settings, body.model)
     lifetime, room = settings.run_lifetime, settings.waiting_runs
     run = await runs.create(session, project_id, thread_id, body, lifetime=lifetime, room=room)
-    return sse.stream(events, run.id, START) if body.stream else _reply(objects.run(run), settings)
+    return events.of(run.thread_id, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
 
 @router.get("/{thread_id}/runs", operation_id="listRuns", responses=schemas.ok(schemas.Page[schemas.Run]))
@@ -83,6 +83,7 @@ async def retrieve(
     project_id: ProjectId,
     resources: OpenResources,
     rests: Rests,
+    departure: dependencies.Departure,
 ) -> Response:
     """Retrieve a run; with `wait` (an extension), once it is over or waits for outputs, or after so many seconds."""
     run = await runs.retrieve(session, project_id, thread_id, run_id)
@@ -95,7 +96,9 @@ async def retrieve(
 
     if query.wait and not lifecycle.at_rest(run):
         await session.commit()  # whoever waits holds no connection
-        await while_connected(request.receive, rests.watch(run_id, query.wait, look))
+        with departure.awaited() as leaving:
+            if not await while_connected(request.receive, rests.watch(run_id, query.wait, look), leaving):
+                await look()
     return _reply(objects.run(run), resources.settings)
 
 
@@ -137,7 +140,7 @@ async def submit_tool_outputs(
 ) -> Response:
     """Answer the tool calls that a run waits for; with `stream`, answer with the events that follow."""
     run, cursor = await runs.submit_tool_outputs(session, project_id, thread_id, run_id, body)
-    return sse.stream(events, run.id, cursor) if body.stream else _reply(objects.run(run), resources.settings)
+    return events.of(run.thread_id, run.id, cursor) if body.stream else _reply(objects.run(run), resources.settings)
 
 
 @router.get(
@@ -160,7 +163,7 @@ async def follow(
     """
     after = sse.cursor(last_event_id, START)
     run = await runs.retrieve(session, project_id, thread_id, run_id)
-    return sse.stream(events, run.id, after)
+    return events.of(run.thread_id, run.id, after)
 
 
 def _reply(run: Json, settings: Settings) -> Response:

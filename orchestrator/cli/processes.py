@@ -1,6 +1,7 @@
 """The single processes: API, worker, beat and migrations. Each is configured by environment variables only."""
 
 import asyncio
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -11,14 +12,10 @@ import typer
 from orchestrator.open_files import allow_many
 
 PACKAGES = Path(__file__).parents[2]
-OPEN_STREAMS = 4  # seconds that event streams get to end at shutdown; without a limit they would hold it for ever
-KEEP_ALIVE = 65  # longer than clients keep idle connections, so that they close them and not we
 
 
 def api() -> None:
     """Serve the HTTP API on ASSISTANTD_API_HOST and ASSISTANTD_API_PORT."""
-    import uvicorn
-
     from orchestrator.embedded.upstream import refuse_ourselves
     from orchestrator.logs import configure
     from orchestrator.settings import get_settings
@@ -27,18 +24,8 @@ def api() -> None:
     configure(settings)
     refuse_ourselves(settings.upstream_base_url, host=settings.api_host, port=settings.api_port)
     allow_many()  # each listener to a stream holds a connection
-    uvicorn.run(
-        "api.app:create_app",
-        factory=True,
-        host=settings.api_host,
-        port=settings.api_port,
-        loop="auto",  # uvloop where there is one
-        log_config=None,
-        access_log=False,  # the application logs requests itself
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=OPEN_STREAMS,
-    )
+    # By name, as Celery finds its application: the orchestrator imports neither edge.
+    importlib.import_module("api.server").serve(settings)
 
 
 def worker(context: typer.Context) -> None:

@@ -8,7 +8,8 @@ import openai
 import pytest
 from fastapi import FastAPI, Response
 
-from api import sse
+from api.leaving import Leaving
+from api.sse import Streams
 from orchestrator import projects
 from orchestrator.db import Session, engine
 from orchestrator.events.follower import Follower
@@ -178,7 +179,7 @@ async def test_case_59_an_error_within_a_stream_is_raised_by_the_official_client
 
     @app.post("/threads/{thread_id}/runs")
     async def create(thread_id: str) -> Response:
-        return sse.stream(Breaking(), "run_1", START)
+        return Streams(Breaking(), Leaving()).of("thread_1", "run_1", START)
 
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
     async with openai.AsyncOpenAI(base_url="http://server", api_key="x", http_client=http_client) as client:

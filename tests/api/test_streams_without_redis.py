@@ -10,7 +10,8 @@ from fastapi import FastAPI, Response
 from redis.asyncio import Redis
 from sqlalchemy.exc import OperationalError
 
-from api import sse
+from api.leaving import Leaving
+from api.sse import Streams
 from orchestrator import resources
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.events.follower import Follower
@@ -58,7 +59,9 @@ async def test_case_59_when_nobody_can_be_asked_any_more_the_client_raises(
 
     @app.post("/threads/{thread_id}/runs")
     async def create(thread_id: str) -> Response:
-        return sse.stream(Follower(nowhere, opened.subscriber, away, opened.settings), "run_1", START)
+        return Streams(Follower(nowhere, opened.subscriber, away, opened.settings), Leaving()).of(
+            "thread_1", "run_1", START
+        )
 
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
     async with openai.AsyncOpenAI(base_url="http://server", api_key="x", http_client=http_client) as client:
