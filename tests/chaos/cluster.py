@@ -34,6 +34,8 @@ from tests.stack import API_KEY
 
 POSTGRES = "fsync = off\ntrack_commit_timestamp = on\n"
 """It never loses a commit when it is killed (only a machine that loses power would), and knows when each one was."""
+FOREIGN = ("OPENAI_", "ASSISTANTD_", "PYTHONDONTWRITEBYTECODE")
+"""Variables that are not for our processes. The last makes each start compile everything again."""
 PATIENCE = 60.0
 POLL = 0.05
 
@@ -103,7 +105,7 @@ class Cluster:
         """Start the servers, create the schema."""
         await self._do(self._postgres.start)
         await self._do(self._valkey.start)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "ASSISTANTD_"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         self.environment = {
             **kept,
             "DATABASE_URL": self._postgres.url,

@@ -53,10 +53,11 @@ async def measure(case: Case, runs: int, folder: Path, lease: float = 30.0) -> d
             heir = cluster.workers[-1]
             if case == "the only one":
                 heir.start()
+            used = _cpu(heir)
             await until(lambda: _taken(cluster, set(created)), "all runs are taken over", patience=90 + lease)
+            used = _cpu(heir) - used
             if case == "frozen":
                 victim.thaw()
-            cpu = sum(psutil.Process(_pid(heir)).cpu_times()[:2])
             cluster.model.release("lost")
             await until(lambda: _over(session, created), "all runs are completed")
         seconds = [taken.seconds for taken in takeovers(claims(cluster.workers)) if taken.seconds is not None]
@@ -72,7 +73,7 @@ async def measure(case: Case, runs: int, folder: Path, lease: float = 30.0) -> d
             "lease": lease if case == "frozen" else None,
             "worker ready": began and _rounded(_said(heir, "worker_ready") - (life.lost_at or 0.0)),
             "asked": _asked(cluster),
-            "heir cpu": _rounded(cpu),
+            "heir cpu": _rounded(used),
             "load": _rounded(load),
         }
 
@@ -132,9 +133,9 @@ def _said(slot: Slot, event: str) -> float:
     return next(float(line["at"]) for line in slot.life.lines() if line["event"] == event)
 
 
-def _pid(slot: Slot) -> int:
-    assert slot.pid is not None
-    return slot.pid
+def _cpu(slot: Slot) -> float:
+    """Seconds of a processor that a process has used so far."""
+    return float(sum(psutil.Process(slot.pid).cpu_times()[:2]))
 
 
 def _rounded(value: float | None) -> float | None:
