@@ -14,12 +14,12 @@ import socket
 from collections.abc import Sequence
 from typing import Literal
 
-from sqlalchemy import CTE, Insert, Table, Update, func, insert, literal, select, update
+from sqlalchemy import CTE, Table, func, insert, literal, select, update
 from sqlmodel import SQLModel, col
 
 from orchestrator.db import Session
 from orchestrator.foreign import Json
-from orchestrator.tables import RunAttempt
+from orchestrator.tables import Run, RunAttempt
 
 Leaving = Literal["handed over", "database away", "gave up"]
 """Why a worker lets a run go that has not come to rest."""
@@ -38,14 +38,15 @@ def opened(claimed: CTE, name: Json) -> CTE:
     """Open the attempts of the runs that a statement claims."""
     columns = ("run_id", "attempt", "worker", "started_at")
     rows = select(claimed.c.id, claimed.c.attempt, name, func.now())
-    return _within(insert(_table(RunAttempt)).from_select(columns, rows), "opened")
+    return insert(table(RunAttempt)).from_select(columns, rows).returning(literal(1)).cte("opened")
 
 
 def closed(left: CTE, outcome: Json, detail: Json = None) -> CTE:
-    """Close the attempts of the runs that a statement moves away from their workers."""
+    """Close the attempts of the runs that a statement moves away from their workers; returns whose they were."""
     mine = (col(RunAttempt.run_id) == left.c.id) & col(RunAttempt.ended_at).is_(None)
     ends = {"ended_at": func.now(), "outcome": outcome, "detail": detail}
-    return _within(update(_table(RunAttempt)).where(mine).values(ends), "closed")
+    gone = update(table(RunAttempt)).where(mine).values(ends)
+    return gone.returning(col(RunAttempt.run_id), col(RunAttempt.worker)).cte("closed")
 
 
 async def of(session: Session, run_id: str) -> Sequence[RunAttempt]:
@@ -54,10 +55,14 @@ async def of(session: Session, run_id: str) -> Sequence[RunAttempt]:
     return (await session.execute(query)).scalars().all()
 
 
-def _within(change: Insert | Update, name: str) -> CTE:
-    """The change as a part of another statement; RETURNING something makes it one."""
-    return change.returning(literal(1)).cte(name)
+async def before(session: Session, run: Run) -> str | None:
+    """The worker of the attempt before the run's own, if it is known."""
+    query = select(col(RunAttempt.worker)).where(col(RunAttempt.run_id) == run.id)
+    query = query.where(col(RunAttempt.attempt) < run.attempt).order_by(col(RunAttempt.attempt).desc()).limit(1)
+    return (await session.execute(query)).scalar_one_or_none()
 
 
-def _table(of: type[SQLModel]) -> Table:
-    return of.__table__  # type: ignore[attr-defined]
+def table(of: type[SQLModel]) -> Table:
+    """What SQLAlchemy's core knows of it."""
+    found: Table = of.__table__  # type: ignore[attr-defined]
+    return found

@@ -9,34 +9,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Row, String, func, or_, select, text, update
+from sqlalchemy import Row, func, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from orchestrator import closing, lifecycle, places, turns
+from orchestrator import closing, lifecycle, orphans, places, turns
 from orchestrator.db import Database, Session
 from orchestrator.foreign import Json
 from orchestrator.presence import LOCK_CLASS
-from orchestrator.tables import HOLDS_PLACE, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, now
+from orchestrator.settings import RUN_ATTEMPTS
+from orchestrator.tables import EPOCH, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run
 
 log = structlog.get_logger(__name__)
 
 BATCH = 200
-"""Runs that one sweep takes of each kind; the next sweep takes the next."""
+"""Runs that one sweep ends of each kind; the next sweep takes the next."""
+WAKE_UPS = 2000
+"""Runs that one sweep enqueues."""
 GRACE = 5
 """Seconds that a live worker has to end an overdue run by itself."""
 
-LIVING = (
-    text(
-        "SELECT objid::bigint::text FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
-        " AND classid = :lock_class AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-    .bindparams(lock_class=LOCK_CLASS)
-    .columns(owner=String)
-)
-"""The workers whose lock is held."""
-ORPHAN = or_(col(Run.lease_until) < func.now(), col(Run.owner).not_in(LIVING))
-"""A run whose owner is silent or dead."""
 LEFT_CANCELLING = (col(Run.status) == "cancelling") & col(Run.owner).is_(None)
 """A run that was cancelled and has nobody at work who would end it."""
 
@@ -53,15 +45,17 @@ class Swept:
     expired: int = 0
     turns: int = 0
     placed: int = 0
+    given_up: int = 0
 
 
-async def sweep(database: Database) -> Swept:
-    """Do what is due. Returns zeros if another process is at it."""
+async def sweep(database: Database, attempts: int = RUN_ATTEMPTS) -> Swept:
+    """Do what is due. Returns zeros if another process is at it. `attempts` may be lost in a row before a run is."""
     async with database.transaction() as session:
         if not (await session.execute(select(func.pg_try_advisory_xact_lock(LOCK_CLASS, 0)))).scalar_one():
             return Swept()
-        orphaned = await _release_orphans(session)
-        woken = await _wake(session)
+        orphaned = await orphans.release(session)
+        woken = await _wake(session, attempts)
+        hopeless = await orphans.hopeless(session, attempts, BATCH)
         left, overdue = await _due(session, LEFT_CANCELLING), await _due(session, _overdue())
         ownerless = await _ownerless(session)
         vacant = await places.vacancies(session)
@@ -70,6 +64,7 @@ async def sweep(database: Database) -> Swept:
         woken,
         cancelled=await _end_each(database, left, closing.cancel),
         expired=await _end_each(database, overdue, _expire),
+        given_up=await _end_each(database, hopeless, orphans.give_up),
         turns=await _hand_on(database, ownerless),
         placed=await _fill(database, vacant),
     )
@@ -82,35 +77,26 @@ async def sweep(database: Database) -> Swept:
             expired=swept.expired,
             turns=swept.turns,
             placed=swept.placed,
+            given_up=swept.given_up,
         )
     return swept
 
 
-async def _release_orphans(session: Session) -> int:
-    orphans = select(col(Run.id)).where(
-        IS_ACTIVE, col(Run.status).in_(("in_progress", "cancelling")), col(Run.owner).is_not(None), ORPHAN
-    )
-    free = update(Run).where(col(Run.id).in_(orphans.limit(BATCH).with_for_update(skip_locked=True)))
-    free = free.values(owner=None, lease_until=None, wake_at=func.now()).returning(col(Run.id))
-    return len((await session.execute(free, execution_options=UNSEEN)).all())
-
-
-async def _wake(session: Session) -> int:
+async def _wake(session: Session, attempts: int) -> int:
     """Enqueue again what waits for a worker: queued, or left in progress by one."""
-    left = (col(Run.status) == "in_progress") & col(Run.owner).is_(None)
-    waits = or_((col(Run.status) == "queued") & HOLDS_PLACE, left)
-    due = select(col(Run.id)).where(IS_ACTIVE, waits, col(Run.wake_at) <= func.now(), col(Run.expires_at) > now())
-    again = update(Run).where(col(Run.id).in_(due.limit(BATCH).with_for_update(skip_locked=True)))
-    again = again.values(wake_at=lifecycle.wake_later()).returning(Run)
-    woken = (await session.execute(again, execution_options=UNSEEN)).scalars().all()
+    unexpired, hope = col(Run.expires_at) > EPOCH, col(Run.losses) < attempts
+    due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, col(Run.wake_at) <= func.now(), unexpired, hope)
+    again = update(Run).where(col(Run.id).in_(due.limit(WAKE_UPS).with_for_update(key_share=True, skip_locked=True)))
+    again_ = again.values(wake_at=lifecycle.wake_later()).returning(col(Run.id), col(Run.attempt))
+    woken = (await session.execute(again_, execution_options=UNSEEN)).all()
     for run in woken:
-        lifecycle.wake(session, run)
+        session.enqueue(lifecycle.EXECUTE, run.id, run.attempt)
     return len(woken)
 
 
 def _overdue() -> Json:
     """What is past its time; a live worker gets a moment to end it by itself."""
-    return or_(col(Run.expires_at) <= now() - GRACE, (col(Run.expires_at) <= now()) & col(Run.owner).is_(None))
+    return or_(col(Run.expires_at) <= EPOCH - GRACE, (col(Run.expires_at) <= EPOCH) & col(Run.owner).is_(None))
 
 
 async def _due(session: Session, condition: Json) -> Sequence[str]:
@@ -147,7 +133,7 @@ async def _ownerless(session: Session) -> Sequence[Row[str, str]]:
     """Projects and threads that runs wait for and none owns."""
     other = aliased(Run)
     owned = select(col(other.id)).where(col(other.thread_id) == col(Run.thread_id), IS_ACTIVE).exists()
-    due = select(col(Run.project_id), col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > now(), ~owned)
+    due = select(col(Run.project_id), col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > EPOCH, ~owned)
     return (await session.execute(due.distinct().limit(BATCH))).all()
 
 

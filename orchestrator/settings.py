@@ -16,6 +16,8 @@ UNUSABLE_MODELS = (
 )
 """Names under which the original had models that do not converse."""
 
+RUN_ATTEMPTS = 8
+
 
 class Settings(BaseSettings):
     """Settings of all processes.
@@ -71,6 +73,9 @@ class Settings(BaseSettings):
     )
     run_concurrency: int = Field(default=1000, ge=1, description="Runs that one worker process carries at once.")
     run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")
+    run_attempts: int = Field(
+        default=RUN_ATTEMPTS, ge=1, description="A run that loses so many workers in a row is given up."
+    )
     housekeeping_interval: float = Field(default=0.5, gt=0)
     shutdown_grace: float = Field(
         default=20.0,

@@ -15,7 +15,7 @@ from orchestrator.execution.images import Illustrated
 from orchestrator.execution.runner import Runner
 from orchestrator.lifecycle import EXECUTE
 from orchestrator.resources import Resources
-from orchestrator.settings import get_settings
+from orchestrator.settings import Settings, get_settings
 from orchestrator.webhooks import Courier
 from workers.app import app
 from workers.pool import async_task, lifespan, mannered
@@ -51,7 +51,7 @@ async def life() -> AsyncIterator[None]:
         await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel))
         learning = runner.windows.keep_fresh(opened.model)
         await stack.enter_async_context(background(learning, "context windows"))
-        keeping = _keep_house(opened.database, settings.housekeeping_interval)
+        keeping = _keep_house(opened.database, settings)
         await stack.enter_async_context(background(keeping, "housekeeping"))
         storing = _keep_store(opened, settings.storage_sweep_interval)
         await stack.enter_async_context(background(storing, "storekeeping"))
@@ -63,13 +63,13 @@ async def life() -> AsyncIterator[None]:
         yield
 
 
-async def _keep_house(database: Database, interval: float) -> None:
+async def _keep_house(database: Database, settings: Settings) -> None:
     while True:
         try:
-            await housekeeping.sweep(database)
+            await housekeeping.sweep(database, settings.run_attempts)
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("sweep_failed", error=repr(error))
-        await asyncio.sleep(interval)
+        await asyncio.sleep(settings.housekeeping_interval)
 
 
 async def _keep_store(opened: Resources, interval: float) -> None:

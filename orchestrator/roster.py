@@ -1,0 +1,33 @@
+"""The worker processes of the installation: who has come, who has left in order, and whom only his lock could tell of.
+
+A process writes itself down once it holds its lock (see `presence`), and again whenever it has taken it anew: others
+may have taken it for dead meanwhile. It strikes itself out before it lets go of the lock.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
+
+from orchestrator import attempts
+from orchestrator.db import Session
+from orchestrator.foreign import Json
+from orchestrator.tables import Worker
+
+
+async def enter(session: Session, owner: str, concurrency: int) -> None:
+    """Write this process down, unless it is."""
+    row = {"owner": owner, "name": attempts.worker(), "concurrency": concurrency}
+    await session.execute(insert(Worker).values(row).on_conflict_do_nothing())
+
+
+async def leave(session: Session, owner: str) -> None:
+    """Strike it out: it ends in order, and nobody needs to look for what it has left."""
+    await session.execute(delete(Worker).where(col(Worker.owner) == owner))
+
+
+async def bury(session: Session, living: Json) -> Sequence[Worker]:
+    """Strike out those who are not among the `living`, and return them."""
+    dead = delete(Worker).where(col(Worker.owner).not_in(living)).returning(Worker)
+    return (await session.execute(dead, execution_options={"synchronize_session": False})).scalars().all()
