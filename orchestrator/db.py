@@ -5,23 +5,37 @@ is through, never before: `session.publish`, `session.enqueue`, `session.signal`
 hears of what did not happen. No transaction may be open while a model, a tool or a client is waited for.
 """
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
-from sqlalchemy import exc
+import structlog
+from sqlalchemy import event, exc, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from orchestrator import queue
 from orchestrator.bounds import Bounds
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import CANCELS, Publisher
+from orchestrator.foreign import Json
 from orchestrator.settings import Settings
 
-PASSING_SQL_STATES = ("08", "40", "53", "57")
-"""Classes of Postgres' error codes that pass: connection, rollback, out of resources, operator intervention."""
+log = structlog.get_logger(__name__)
+
+PASSING_SQL_STATES = ("08", "40", "53", "57", "25P03", "25P04", "25006", "58030")
+"""Postgres' error codes, or classes of them, that pass: connection, rollback, out of resources, operator intervention;
+a transaction that was silent for too long; a server that is read-only, after a failover; trouble with its files."""
+NOTICED = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+"""So that Postgres notices within some eleven seconds that the machine at the other end is gone."""
+UNSENT = 12_000
+"""The same in milliseconds, where it has something to send."""
+MARGIN = 2.0
+"""Seconds that Postgres gives a statement beyond what we wait for it: ours is the better error."""
+ASKING = (0.1, 0.5)
+"""Seconds between questions whether the database is back: the first, and the longest."""
 
 
 def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
@@ -30,7 +44,8 @@ def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
 
     A `patient` one lets statements take as long as they need (an hour): migrations of large tables do.
     """
-    return create_async_engine(
+    timeout = 3600 if patient else settings.database_timeout
+    made = create_async_engine(
         driver_url(settings.database_url.get_secret_value()),
         pool_size=settings.database_pool_size,
         max_overflow=0,
@@ -40,9 +55,31 @@ def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
         json_deserializer=orjson.loads,
         connect_args={
             "timeout": settings.database_timeout,
-            "command_timeout": 3600 if patient else settings.database_timeout,
+            "command_timeout": timeout,
+            "server_settings": session_settings(settings, timeout),
         },
     )
+    event.listen(made.sync_engine, "checkout", _see_that_it_lives)
+    return made
+
+
+def session_settings(settings: Settings, timeout: float) -> dict[str, str]:
+    """What each session asks of Postgres, so that a process of ours that hangs or is cut off holds up nobody for long:
+    neither with a statement, nor with locks in the middle of a transaction, nor as a connection without another end.
+    """
+    silence = min(settings.database_timeout, settings.run_lease)
+    return {
+        **NOTICED,
+        "tcp_user_timeout": str(UNSENT),
+        "statement_timeout": str(int((timeout + MARGIN) * 1000)),
+        "idle_in_transaction_session_timeout": str(int(silence * 1000)),
+    }
+
+
+def _see_that_it_lives(connection: Json, _record: object, _proxy: object) -> None:
+    """Have the pool drop its connections if it hands out one that has ended, as all do when Postgres restarts."""
+    if connection.driver_connection.is_closed():
+        raise exc.InvalidatePoolError
 
 
 def driver_url(url: str) -> str:
@@ -62,17 +99,33 @@ def passes(error: BaseException) -> bool:
     """
     if not isinstance(error, exc.DBAPIError):
         return isinstance(error, ConnectionError | TimeoutError | socket.gaierror | exc.TimeoutError)
-    state = getattr(error.orig, "sqlstate", None) or ""
+    state = _state(error)
     lost = error.connection_invalidated or isinstance(error, exc.InterfaceError | exc.OperationalError)
     return lost or state.startswith(PASSING_SQL_STATES)
 
 
+def describe(error: BaseException) -> str:
+    """What may be logged of the database's errors: never a statement, or a row."""
+    state = _state(error) if isinstance(error, exc.DBAPIError) else ""
+    return f"{type(error).__name__} {state}".rstrip()
+
+
+def _state(error: exc.DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
 class Session(AsyncSession):
-    """A transaction with what has to be told once it is committed."""
+    """A transaction with what has to be told once it is committed.
+
+    `xid` is what Postgres calls it, if a verb has asked: with it, one whose commit was not answered can be looked up.
+    """
 
     def __init__(self, engine: AsyncEngine, track: Track | None = None) -> None:
         super().__init__(engine, expire_on_commit=False)
-        self._tracks = {} if track is None else {(track.run_id, track.attempt): track}
+        self._given = track
+        self._tracks = {} if track is None else {(track.run_id, track.attempt): track.fork()}
+        self.xid: str | None = None
+        self.committed = False
         self.frames: list[Frame] = []
         self.wakeups: list[tuple[str, tuple[str | int, ...]]] = []
         self.cancelled: list[str] = []
@@ -86,6 +139,11 @@ class Session(AsyncSession):
     def track(self, run_id: str, attempt: int) -> Track:
         """The numbering of this attempt's events: whoever goes on with the attempt goes on with its track."""
         return self._tracks.setdefault((run_id, attempt), Track(run_id, attempt))
+
+    def told(self) -> None:
+        """The frames are on their way: the track that was given goes on behind them."""
+        if self._given is not None:
+            self._given.join(self.track(self._given.run_id, self._given.attempt))
 
     def enqueue(self, task: str, *arguments: str | int) -> None:
         """After commit: wake a worker."""
@@ -108,20 +166,30 @@ class Database:
         self.publisher = publisher
         self.webhooks = webhooks
         self.bounds = bounds or Bounds()
+        self._asking = asyncio.Lock()
+        self._returns = 0
 
     @asynccontextmanager
     async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
         """A session that commits at the end of the block, then sends what was collected; an error rolls all of it back.
 
-        Pass the `track` of the attempt that writes, so that its events go on where they were.
+        Pass the `track` of the attempt that writes, so that its events go on where they were. Whatever becomes of the
+        transaction, what was read in it can be read on: SQLAlchemy would forget it at a rollback.
         """
         async with Session(self.engine, track) as session:
             session.webhooks, session.bounds = self.webhooks, self.bounds
             async with session.begin():
-                yield session
-            await self._tell(session)
+                try:
+                    yield session
+                    await session.flush()
+                finally:
+                    session.expunge_all()
+            session.committed = True
+            await self.tell(session)
 
-    async def _tell(self, session: Session) -> None:
+    async def tell(self, session: Session) -> None:
+        """Send what a transaction has collected that turned out to be committed."""
+        session.told()
         for frame in session.frames:
             self.publisher.frame(frame)
         for run_id in session.cancelled:
@@ -130,3 +198,31 @@ class Database:
             self.publisher.push(*queue.message(task, *arguments))
         if session.wakeups or session.cancelled:
             await self.publisher.flush()
+
+    async def back(self) -> bool:
+        """Return once the database answers: whether it was away. However many wait for that, one asks."""
+        returns = self._returns
+        async with self._asking:
+            if self._returns > returns:
+                return True
+            pause, away = ASKING[0], False
+            while (trouble := await self._trouble()) is not None:
+                if not away:
+                    log.warning("database_away", error=describe(trouble))
+                away = True
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, ASKING[1])
+            if away:
+                log.info("database_back")
+                self._returns += 1
+            return away
+
+    async def _trouble(self) -> Exception | None:
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Exception as error:
+            if not passes(error):
+                raise
+            return error
+        return None

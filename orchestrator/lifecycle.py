@@ -9,24 +9,27 @@
 `move` is a guarded UPDATE: it changes the row only if the run is in a status from which the step is legal and, where
 the writer speaks for an attempt, if that attempt still owns the run. Its event follows from it and from nothing else. A
 partial unique index allows one active run per thread; a queued run may wait for its turn behind it (see `turns`).
-`expires_at` is set once: the clock never starts again.
+`expires_at` is set once: the clock never starts again. That clock is the database's, and so is that of leases: those of
+hosts may be wrong, or jump.
 
 Rows are locked in one order, thread before run: whoever decides which run owns a thread (by creating, ending or handing
 on) locks the thread first. What only moves a run on locks the run alone.
 """
 
 from collections.abc import Collection
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlmodel import col
 
-from orchestrator import webhooks
+from orchestrator import attempts, webhooks
+from orchestrator.attempts import XID, Closed, Leaving, Opened, change
 from orchestrator.db import Session
 from orchestrator.errors import LeaseLost, RunCancelled
 from orchestrator.events.frames import RESTING
 from orchestrator.foreign import Json
-from orchestrator.tables import ACTIVE, HOLDS_PLACE, IS_ACTIVE, Run, Thread, now
+from orchestrator.tables import ACTIVE, EPOCH, HOLDS_PLACE, IS_ACTIVE, Run, Thread
 from orchestrator.wire import objects
 
 Status = Literal[
@@ -55,9 +58,16 @@ FROM: dict[Status, tuple[str, ...]] = {
 }
 """Every legal transition. A run is created as `queued`."""
 
+ENDS_ATTEMPT = ("requires_action", "cancelled", "failed", "completed", "incomplete", "expired")
+"""Statuses in which nobody is at the run any more."""
 STAMPS: dict[Status, str] = {"cancelled": "cancelled_at", "failed": "failed_at", "completed": "completed_at"}
 
 Attempt = Literal["same", "next"]
+
+NEXT: Json = Run.attempt + 1
+NOW: Json = func.now()
+UNOWNED: Json = col(Run.owner).is_(None)
+DUE: Json = and_(HOLDS_PLACE, col(Run.expires_at) > EPOCH)
 
 PATIENCE = 30.0
 """Seconds that a wake-up may stay unanswered before housekeeping sends it again."""
@@ -105,42 +115,58 @@ async def move(
     `attempt="next"`: the writer comes from outside and opens the next attempt, which fences off whoever was at work.
     `tell=False` leaves the event to the caller, who publishes it with `told` when it is its turn.
     """
-    where: list[Json] = [col(Run.id) == run.id, col(Run.status).in_(FROM[to])]
-    if attempt == "same":
-        where.append(col(Run.attempt) == run.attempt)
-    else:
-        values["attempt"] = Run.attempt + 1
+    if attempt == "next":
+        values["attempt"] = NEXT
     if stamp := STAMPS.get(to):
-        values[stamp] = now()
+        values[stamp] = EPOCH
     if to != "cancelling":
         values |= {"owner": None, "lease_until": None}
     if to not in ACTIVE:
         values |= {"waiting": False, "additional_messages": None}
+    if to == "queued":
+        values["losses"] = 0
     if to == "requires_action" or to not in ACTIVE:
         values["placed"] = False
-    moved = await _update(session, *where, status=to, **values)
+    this = (run.id, run.attempt if attempt == "same" else None)
+    note = Closed(to) if to in ENDS_ATTEMPT else None
+    moved = await change(session, this, FROM[to], note, status=to, **values)
     if moved is not None and tell:
         told(session, moved)
     return moved
 
 
-async def claim(
-    session: Session, run_id: str, owner: str, lease: float, attempt: int | None = None
-) -> tuple[Run, bool] | None:
-    """Take a run that waits for a worker: queued, or left behind in progress (then True comes with it), or None.
+class Claimed(NamedTuple):
+    """A run that a worker has taken. `left_behind`: another had it before; `before` is its name, if it is known."""
+
+    run: Run
+    left_behind: bool = False
+    before: str | None = None
+
+
+async def claim(session: Session, run_id: str, owner: str, lease: float, attempt: int | None = None) -> Claimed | None:
+    """Take a run that waits for a worker: queued, or left behind in progress, or None.
 
     Whoever claims opens the next attempt. A run that is taken over keeps its status and its `started_at`: no event.
     With `attempt`, the run is taken only if that is its attempt.
     """
-    terms: dict[str, Json] = {"owner": owner, "lease_until": _in(lease), "attempt": Run.attempt + 1}
-    this = [col(Run.id) == run_id] + ([] if attempt is None else [col(Run.attempt) == attempt])
-    due = [col(Run.status).in_(FROM["in_progress"]), HOLDS_PLACE, col(Run.expires_at) > now()]
-    run = await _update(session, *this, *due, status="in_progress", started_at=now(), **terms)
+    this = (run_id, attempt)
+    terms = {"owner": owner, "lease_until": _in(lease), "attempt": NEXT}
+    note = Opened(attempts.worker())
+    run = await change(session, this, FROM["in_progress"], note, DUE, status="in_progress", started_at=EPOCH, **terms)
     if run is not None:
         told(session, run)
-        return run, False
-    run = await _update(session, *this, col(Run.status) == "in_progress", col(Run.owner).is_(None), **terms)
-    return None if run is None else (run, True)
+        return Claimed(run)
+    run = await change(session, this, ("in_progress",), note, UNOWNED, **terms)
+    return None if run is None else Claimed(run, True, await attempts.before(session, run))
+
+
+def time_left(claimed: Run, lease: float) -> float:
+    """Seconds until the run expires, of a run that was claimed a moment ago with this lease: by the database's clock,
+    which the lease was set by.
+    """
+    if claimed.lease_until is None:
+        raise RuntimeError("the run is not claimed")
+    return claimed.expires_at - claimed.lease_until.timestamp() + lease
 
 
 async def lock_thread(session: Session, thread_id: str, *, wait: bool = True) -> bool:
@@ -159,8 +185,9 @@ async def hold(session: Session, run: Run, *, ending: bool = False) -> None:
     """
     if ending:
         await lock_thread(session, run.thread_id)
-    query = select(col(Run.attempt), col(Run.status)).where(col(Run.id) == run.id).with_for_update(key_share=True)
-    row = (await session.execute(query)).one_or_none()
+    query = select(col(Run.attempt), col(Run.status), XID.label("xid")).where(col(Run.id) == run.id)
+    row = (await session.execute(query.with_for_update(key_share=True))).one_or_none()
+    session.xid = row and row.xid
     if row is None or row.attempt != run.attempt:
         raise LeaseLost(run.id)
     if row.status == "cancelling":
@@ -169,25 +196,35 @@ async def hold(session: Session, run: Run, *, ending: bool = False) -> None:
         raise LeaseLost(run.id)
 
 
-async def release(session: Session, run: Run) -> None:
+async def release(session: Session, run: Run, why: Leaving = "handed over", detail: str | None = None) -> None:
     """Give a claimed run back, unfinished: it stays in progress until somebody claims the next attempt. One that was
     cancelled meanwhile is housekeeping's to end.
     """
-    mine = [col(Run.id) == run.id, col(Run.attempt) == run.attempt, col(Run.status).in_(("in_progress", "cancelling"))]
-    left = await _update(session, *mine, owner=None, lease_until=None, wake_at=func.now())
+    free = {"owner": None, "lease_until": None, "wake_at": NOW}
+    held = ("in_progress", "cancelling")
+    left = await change(session, (run.id, run.attempt), held, Closed(why, detail), **free)
     if left is not None and left.status == "in_progress":
         wake(session, left)
 
 
-async def renew(session: Session, owner: str, carried: Collection[str], lease: float) -> list[str]:
-    """Renew the leases of the runs that a worker process carries, in one statement. Returns those that are cancelling.
+async def checkpoint(session: Session, run: Run) -> None:
+    """The run has got somewhere: what it has lost before no longer counts."""
+    if run.losses:
+        mine = (col(Run.id) == run.id) & (col(Run.attempt) == run.attempt)
+        await session.execute(update(Run).where(mine).values(losses=0), execution_options=UNSEEN)
+
+
+async def renew(session: Session, owner: str, carried: Collection[str], lease: float) -> dict[str, tuple[int, str]]:
+    """Renew the leases of the runs that a worker process carries, in one statement. Returns attempt and status of those
+    that it still owns.
 
     Only of those: what it owns but does not carry (a claim's answer was lost, a last line failed) must not be kept.
     """
     mine: list[Json] = [col(Run.owner) == owner, col(Run.id).in_(carried), IS_ACTIVE]
-    query = update(Run).where(*mine).values(lease_until=_in(lease)).returning(col(Run.id), col(Run.status))
-    rows = await session.execute(query, execution_options={"synchronize_session": False})
-    return [row.id for row in rows if row.status == "cancelling"]
+    query = update(Run).where(*mine).values(lease_until=_in(lease))
+    query = query.returning(col(Run.id), col(Run.attempt), col(Run.status))
+    rows = await session.execute(query, execution_options=UNSEEN)
+    return {row.id: (row.attempt, row.status) for row in rows}
 
 
 def wake_later() -> Json:
@@ -195,11 +232,9 @@ def wake_later() -> Json:
     return _in(PATIENCE)
 
 
+@lru_cache
 def _in(seconds: float) -> Json:
     return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-async def _update(session: Session, *where: Json, **values: Json) -> Run | None:
-    query = update(Run).where(*where).values(values).returning(Run)
-    options = {"populate_existing": True, "synchronize_session": False}
-    return (await session.execute(query, execution_options=options)).scalar_one_or_none()
+UNSEEN = {"synchronize_session": False}

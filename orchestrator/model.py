@@ -85,7 +85,7 @@ Delta: TypeAlias = TextDelta | RefusalDelta | ToolCallDelta | Finished
 class Prompt:
     """One question to a model, in the shapes of `POST /chat/completions`. None, or an empty list, is not sent.
 
-    `expires_at` (unix seconds) is not sent either: after that nobody wants the answer any more.
+    `deadline` (of the loop's clock) is not sent either: after that nobody wants the answer any more.
     """
 
     model: str
@@ -98,7 +98,7 @@ class Prompt:
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     max_completion_tokens: int | None = None
-    expires_at: int | None = None
+    deadline: float | None = None
 
 
 class Model(Protocol):

@@ -9,7 +9,6 @@ What goes wrong, and what follows, is in `orchestrator.openai_errors`; what prov
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
@@ -181,7 +180,7 @@ def _wait_before_next(trouble: UpstreamTrouble, attempt: int, prompt: Prompt) ->
     backoff = min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (attempt - 1))
     wait = backoff if trouble.asked_wait is None else trouble.asked_wait
     wait *= random.uniform(1.0, 1.25)  # noqa: S311  # spreads load, guards nothing
-    if prompt.expires_at is not None and time.time() + wait >= prompt.expires_at:
+    if prompt.deadline is not None and asyncio.get_running_loop().time() + wait >= prompt.deadline:
         return None
     return wait
 

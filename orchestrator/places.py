@@ -23,13 +23,11 @@ from functools import lru_cache
 import structlog
 from sqlalchemy import (
     CTE,
-    BigInteger,
     ColumnElement,
     Integer,
     ScalarSelect,
     Select,
     bindparam,
-    cast,
     func,
     literal,
     or_,
@@ -46,7 +44,7 @@ from orchestrator.bounds import Bounds
 from orchestrator.db import Session
 from orchestrator.errors import Busy
 from orchestrator.foreign import Json
-from orchestrator.tables import HOLDS_PLACE, LACKS_PLACE, Run
+from orchestrator.tables import EPOCH, HOLDS_PLACE, LACKS_PLACE, Run
 
 log = structlog.get_logger(__name__)
 
@@ -208,7 +206,7 @@ def _placed() -> ReturningUpdate[str, int, int]:
 
 def _oldest(project: Json) -> Select[Json]:
     run = aliased(Run)
-    in_time = col(run.expires_at) > cast(func.extract("epoch", func.now()), BigInteger)
+    in_time = col(run.expires_at) > EPOCH
     oldest = select(col(run.id)).where(col(run.project_id) == project, LACKS_PLACE, in_time)
     return oldest.order_by(col(run.position)).with_for_update(key_share=True, skip_locked=True)
 

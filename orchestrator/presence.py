@@ -2,22 +2,26 @@
 
 The lock is the fast sign: when the process dies, the database drops its session and with it the lock, and housekeeping
 sees at once that its runs are orphans. The lease is the slow one, for a process that hangs or is cut off.
+
+When Postgres itself restarts, all locks and leases end at the same moment although nobody is dead. So whoever loses its
+lock takes it again at once, and judges nobody else (`may_judge`) before all others have had the time to do the same.
 """
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 import asyncpg
 import structlog
+from sqlalchemy import Boolean, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator import lifecycle
+from orchestrator import lifecycle, roster
 from orchestrator.background import background
-from orchestrator.db import Database
-from orchestrator.errors import RunCancelled, RunStopped
+from orchestrator.db import Database, Session, session_settings
+from orchestrator.errors import LeaseLost, RunCancelled, RunStopped
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -26,17 +30,28 @@ TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError,
 
 LOCK_CLASS = 0x0A551
 """The first key of our advisory locks; the second is a worker's number, or 0 for housekeeping."""
+RETAKE = 0.15
+"""Seconds between tries to take a lock that was lost."""
+SETTLING = 3.0
+"""Seconds in which all workers have taken their locks again, once Postgres is back."""
+IS_SETTLED = text(
+    "SELECT pg_postmaster_start_time() < now() - make_interval(secs => :settling) AND EXISTS (SELECT FROM pg_locks"
+    " WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = :lock_class AND objid = :number"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+).columns(settled=Boolean)
+LEAVING = 3.0
+"""Seconds that a process waits for the database to strike it out of the roster."""
 
 
 class Carrier(Protocol):
     """Whoever carries the runs of the process."""
 
-    def carried(self) -> Collection[str]:
-        """The ids of the runs that the process is at."""
+    def carried(self) -> Mapping[str, int]:
+        """The runs that the process is at, and its attempts at them."""
         ...
 
-    def interrupt(self, run_id: str, why: RunStopped) -> None:
-        """Stop one of them."""
+    def interrupt(self, run_id: str, why: RunStopped, attempt: int | None = None) -> None:
+        """Stop one of them, if it is that attempt."""
         ...
 
 
@@ -45,34 +60,25 @@ def new_owner() -> str:
     return str(secrets.randbelow(2**31 - 1) + 1)
 
 
-@asynccontextmanager
-async def present(owner: str, carrier: Carrier, database: Database, settings: Settings) -> AsyncIterator[None]:
-    """Hold the owner's lock, and renew the leases of what it carries, while the block runs.
-
-    A cancel whose signal was lost is found then, too: the run's next line may be as far away as the model is silent.
-    """
-    lock = _Lock(owner, settings)
-    await lock.take()
-    try:
-        async with background(_beat(lock, owner, carrier, database, settings), "heartbeat"):
-            yield
-    finally:
-        lock.drop()
-
-
-class _Lock:
-    """The owner's advisory lock, on a connection of its own."""
+class Presence:
+    """That a worker process lives, as its advisory lock: on a connection of its own."""
 
     def __init__(self, owner: str, settings: Settings) -> None:
-        self._number = int(owner)
+        self.owner = owner
         self._url = settings.database_url.get_secret_value()
         self._timeout = settings.database_timeout
+        self._session = session_settings(settings, settings.database_timeout)
         self._connection: asyncpg.Connection | None = None
+        self._ended = asyncio.Event()
+        self._taken: float | None = None
+        self._takes = 0
 
     async def take(self) -> None:
-        """Hold it: take it if it is not held, and see that its session still answers if it is."""
+        """Hold the lock: take it if it is not held, and see that its session still answers if it is."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(self._url, timeout=self._timeout, command_timeout=self._timeout)
+            self._connection = await asyncpg.connect(
+                self._url, timeout=self._timeout, command_timeout=self._timeout, server_settings=self._session
+            )
             try:
                 await self._lock(self._connection)
             except BaseException:
@@ -81,24 +87,92 @@ class _Lock:
         await self._connection.execute("SELECT 1")
 
     async def _lock(self, connection: asyncpg.Connection) -> None:
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, self._number):
+        connection.add_termination_listener(self._end)
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, int(self.owner)):
             raise TimeoutError("a former session of this worker still holds its lock")  # one that waits would pile up
+        self._taken = asyncio.get_running_loop().time()
+        self._takes += 1
 
     def drop(self) -> None:
         """Let go of it, whatever state its connection is in."""
         if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+            ended, self._connection = self._connection, None
+            ended.terminate()
+
+    def _end(self, connection: asyncpg.Connection) -> None:
+        if connection is self._connection:
+            self._ended.set()
+
+    async def ended(self, within: float) -> None:
+        """Return when the lock is lost, or after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._ended.wait()
+        self._ended.clear()
+
+    async def may_judge(self, session: Session) -> bool:
+        """Whether this worker may take others for dead: not while its own lock is lost, nor a moment after that, nor
+        when Postgres has just been started. A worker that has just been started may: it replaces one that died.
+        """
+        if self._taken is None or self._connection is None or self._ended.is_set():
+            return False
+        if self._takes > 1 and asyncio.get_running_loop().time() - self._taken < SETTLING:
+            return False
+        known = {"lock_class": LOCK_CLASS, "number": int(self.owner), "settling": SETTLING}
+        return bool((await session.execute(IS_SETTLED, known)).scalar_one())
 
 
-async def _beat(lock: _Lock, owner: str, carrier: Carrier, database: Database, settings: Settings) -> None:
+@asynccontextmanager
+async def present(owner: str, carrier: Carrier, database: Database, settings: Settings) -> AsyncIterator[Presence]:
+    """Hold the owner's lock, and renew the leases of what it carries, while the block runs.
+
+    A cancel whose signal was lost is found then, too, and so is a run that somebody else has taken over: the run's next
+    line may be as far away as the model is silent.
+    """
+    shown = Presence(owner, settings)
+    await shown.take()
+    try:
+        async with database.transaction() as session:
+            await roster.enter(session, owner, settings.run_concurrency)
+        async with background(_beat(shown, carrier, database, settings), "heartbeat"):
+            yield shown
+        await _leave(owner, database)
+    finally:
+        shown.drop()
+
+
+async def _leave(owner: str, database: Database) -> None:
+    """Go in order. Whoever cannot is looked for by housekeeping, as one that died."""
+    with suppress(*TROUBLE):
+        async with asyncio.timeout(LEAVING), database.transaction() as session:
+            await roster.leave(session, owner)
+
+
+async def _beat(shown: Presence, carrier: Carrier, database: Database, settings: Settings) -> None:
+    pause = usual = settings.run_lease / 3
     while True:
-        await asyncio.sleep(settings.run_lease / 3)
+        await shown.ended(within=pause)
         try:
-            await lock.take()
-            async with database.transaction() as session:
-                cancelling = await lifecycle.renew(session, owner, carrier.carried(), settings.run_lease)
-            for run_id in cancelling:
-                carrier.interrupt(run_id, RunCancelled())
-        except TROUBLE as error:  # the next beat tries again
-            log.warning("heartbeat_failed", error=repr(error))
+            await shown.take()
+            await _renew(shown.owner, carrier, database, settings)
+        except TROUBLE as error:
+            if pause == usual:
+                log.warning("heartbeat_failed", error=repr(error))
+            pause = min(RETAKE, usual)
+        else:
+            if pause != usual:
+                log.info("heartbeat_resumed")
+            pause = usual
+
+
+async def _renew(owner: str, carrier: Carrier, database: Database, settings: Settings) -> None:
+    carried = carrier.carried()
+    async with database.transaction() as session:
+        await roster.enter(session, owner, settings.run_concurrency)  # it may have been taken for dead
+        owned = await lifecycle.renew(session, owner, carried, settings.run_lease)
+    for run_id, attempt in carried.items():
+        current, status = owned.get(run_id, (None, None))
+        if current != attempt:
+            carrier.interrupt(run_id, LeaseLost(run_id), attempt)
+        elif status == "cancelling":
+            carrier.interrupt(run_id, RunCancelled(), attempt)

@@ -9,7 +9,7 @@ from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.events.frames import START, Cursor
 from orchestrator.foreign import Json
 from orchestrator.pages import page
-from orchestrator.tables import Assistant, Run, RunStep, Thread, now
+from orchestrator.tables import EPOCH, Assistant, Run, RunStep, Thread, now
 from orchestrator.wire import objects
 from orchestrator.wire.requests import (
     CreateRun,
@@ -99,13 +99,12 @@ def _run(
     lifetime: int,
     additional: str | None,
 ) -> Run:
-    created_at = now()
+    times: dict[str, Json] = {"created_at": EPOCH, "expires_at": EPOCH + lifetime}  # known once it is stored
     return Run(
         project_id=thread.project_id,
         thread_id=thread.id,
         assistant_id=assistant.id,
-        created_at=created_at,
-        expires_at=created_at + lifetime,
+        **times,
         **_settings(assistant, body, additional),
     )
 

@@ -21,7 +21,7 @@ from sqlmodel import col
 from orchestrator import lifecycle, places
 from orchestrator.db import Session
 from orchestrator.foreign import Json
-from orchestrator.tables import IS_ACTIVE, IS_WAITING, Message, Run, now
+from orchestrator.tables import EPOCH, IS_ACTIVE, IS_WAITING, Message, Run, now
 from orchestrator.wire import objects
 
 log = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ class Standing:
 async def standing(session: Session, project_id: str, thread_id: str) -> Standing:
     """How things stand, in one statement."""
     bounds = session.bounds
-    asked = {"of": thread_id, "now": now(), **places.asked(bounds, project_id)}
+    asked = {"of": thread_id, **places.asked(bounds, project_id)}
     row = (await session.execute(_standing(bounds.upstream is not None), asked)).one()
     crowded = places.crowded(bounds, waiting=row.queued, near=row.near)
     return Standing(row.active, row.next, row.queued, crowded)
@@ -92,7 +92,7 @@ def _standing(shared: bool) -> Select[Json]:
     active, first = aliased(Run), aliased(Run)
     of: Json = bindparam("of")
     owner = select(col(active.id)).where(col(active.thread_id) == of, IS_ACTIVE)
-    unexpired = col(first.expires_at) > bindparam("now")
+    unexpired = col(first.expires_at) > EPOCH
     oldest = select(col(first.id)).where(col(first.thread_id) == of, IS_WAITING, unexpired)
     oldest = oldest.order_by(col(first.position)).limit(1)
     queued, near = places.flags(shared=shared)

@@ -68,6 +68,16 @@ class Track:
         self.attempt = attempt
         self._seq = 0
 
+    def fork(self) -> "Track":
+        """A track that goes on from here: for a transaction that may have to be repeated, or may never be told."""
+        fork = Track(self.run_id, self.attempt)
+        fork._seq = self._seq
+        return fork
+
+    def join(self, fork: "Track") -> None:
+        """Go on from where a fork is: its frames are told."""
+        self._seq = fork._seq
+
     def frame(self, event: str, data: bytes) -> Frame:
         """The next frame: `data` is one line of JSON."""
         self._seq += 1

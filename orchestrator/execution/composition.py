@@ -48,6 +48,31 @@ async def compose(
     return [*system, *conversation.tell(kept), *done]
 
 
+def question(
+    run: Run, messages: list[Json], offers: list[Json], *, called: bool, used: Json, deadline: float
+) -> Prompt:
+    """The run's next question; `called` says whether the model has called tools before.
+
+    A forced tool choice holds for the first turn only: it would never let the run end. 1.0, which every assistant
+    has that says nothing, leaves temperature and top_p to the model server: some models refuse to be told.
+    """
+    choice = run.tool_choice if run.tool_choice == "none" or not called else "auto"
+    budget = run.max_completion_tokens
+    return Prompt(
+        model=run.model,
+        messages=messages,
+        tools=offers,
+        tool_choice=choice if offers and choice != "auto" else None,
+        temperature=run.temperature if run.temperature != 1.0 else None,
+        top_p=run.top_p if run.top_p != 1.0 else None,
+        response_format=run.response_format if run.response_format != "auto" else None,
+        parallel_tool_calls=False if offers and not run.parallel_tool_calls else None,
+        reasoning_effort=run.reasoning_effort,
+        max_completion_tokens=None if budget is None else budget - used["completion_tokens"],
+        deadline=deadline,
+    )
+
+
 async def estimate(prompt: Prompt, reply: Reply) -> Usage:
     """What a turn has cost, for model servers that do not tell: our count of what was sent and of what was heard."""
     calls = [{"function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in reply.calls]

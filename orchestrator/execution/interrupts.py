@@ -1,7 +1,6 @@
 """How a run is stopped from outside: at once, for a stated reason, and never in the middle of a journal line."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -17,11 +16,12 @@ class Interrupts:
         self._lines = 0
 
     @asynccontextmanager
-    async def allowed(self, expires_at: int) -> AsyncIterator[None]:
-        """Let interruptions end the block by raising their reason; `expires_at` (unix seconds) brings one."""
+    async def allowed(self, deadline: float) -> AsyncIterator[None]:
+        """Let interruptions end the block by raising their reason; the `deadline`, a time of the loop's clock, brings
+        one: hosts' clocks may jump.
+        """
         self._task = asyncio.current_task()
-        due = max(0.0, expires_at - time.time())
-        expiry = asyncio.get_running_loop().call_later(due, self.interrupt, RunExpired())
+        expiry = asyncio.get_running_loop().call_at(deadline, self.interrupt, RunExpired())
         try:
             yield
         except asyncio.CancelledError:

@@ -3,12 +3,11 @@
 A message or a step is opened when the first piece of it is heard; each finished model turn and each tool output is a
 checkpoint, so that nothing that was paid for is paid again. Before a line is written the run's row is locked and its
 attempt compared: a worker that has lost its lease writes nothing. Interruptions (cancel, expiry, lost lease) are felt
-at once, but never in the middle of a line. No transaction is open between lines.
+at once, but never in the middle of a line. No transaction is open between lines. A line may have to be written again
+(see `lines`): it changes nothing in here that would not stand a repetition.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import structlog
@@ -18,8 +17,9 @@ from orchestrator.db import Database, Session
 from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
 from orchestrator.execution import scribe
-from orchestrator.execution.composition import compose, estimate
+from orchestrator.execution.composition import compose, estimate, question
 from orchestrator.execution.interrupts import Interrupts
+from orchestrator.execution.lines import Lines
 from orchestrator.execution.past import Past
 from orchestrator.execution.reply import Reply
 from orchestrator.foreign import Json
@@ -32,30 +32,40 @@ log = structlog.get_logger(__name__)
 
 TURNS = 200
 """Turns with tool calls after which a run fails: no loop without an end."""
+HANDING_OVER = 5.0
+"""Seconds that giving a run back may wait for the database: whoever does it is about to end."""
 WITHHELD = "The model's answer was withheld by a content filter."
 
 
 class Journal:
-    """The record of one attempt at a run. One journal, one loop."""
+    """The record of one attempt at a run. One journal, one loop. The `deadline` is a time of that loop's clock."""
 
     def __init__(
-        self, database: Database, run: Run, track: Track, past: Past, own: list[Message | RunStep], window: int
+        self,
+        database: Database,
+        run: Run,
+        track: Track,
+        past: Past,
+        own: list[Message | RunStep],
+        window: int,
+        deadline: float,
     ) -> None:
         self.run = run
-        self._database = database
+        self._deadline = deadline
+        self._publisher = database.publisher
         self._track = track
         self._past = past
         self._own = own
         self._window = window
         self._asked: Prompt | None = None
         self._interrupts = Interrupts()
-        self._line = asyncio.Lock()
+        self._lines = Lines(database, run, track, self._interrupts, deadline)
         self._heard: Reply | None = None
         self._leaving = False
 
     def interruptible(self) -> AbstractAsyncContextManager[None]:
         """Let `interrupt` and the run's expiry end the block by raising their reason."""
-        return self._interrupts.allowed(self.run.expires_at)
+        return self._interrupts.allowed(self._deadline)
 
     def interrupt(self, why: RunStopped) -> None:
         """Stop the run as soon as no line is being written."""
@@ -94,32 +104,15 @@ class Journal:
     async def prompt(self, offers: list[Json]) -> Prompt:
         """The next question; raises OutOfTokens if the budget does not allow for any.
 
-        A forced tool choice holds for the first turn only: it would never let the run end. 1.0, which every assistant
-        has that says nothing, leaves temperature and top_p to the model server: some models refuse to be told.
-
         What the messages only name (files) is fetched later, by the model. Interruptions wait meanwhile: pages of the
         thread are read.
         """
         run, used = self.run, self._used()
         called = any(turn.step_details["tool_calls"] for turn in self._turns())  # one that was torn has none
-        choice = run.tool_choice if run.tool_choice == "none" or not called else "auto"
-        budget = run.max_completion_tokens
-        with self._interrupts.deferred():
-            messages = await compose(run, self._past, self._own, offers, window=self._window, used=used)
-        self._interrupts.check()
-        self._asked = Prompt(
-            model=run.model,
-            messages=messages,
-            tools=offers,
-            tool_choice=choice if offers and choice != "auto" else None,
-            temperature=run.temperature if run.temperature != 1.0 else None,
-            top_p=run.top_p if run.top_p != 1.0 else None,
-            response_format=run.response_format if run.response_format != "auto" else None,
-            parallel_tool_calls=False if offers and not run.parallel_tool_calls else None,
-            reasoning_effort=run.reasoning_effort,
-            max_completion_tokens=None if budget is None else budget - used["completion_tokens"],
-            expires_at=run.expires_at,
+        messages = await self._lines.read(
+            lambda: compose(run, self._past, self._own, offers, window=self._window, used=used)
         )
+        self._asked = question(run, messages, offers, called=called, used=used, deadline=self._deadline)
         return self._asked
 
     # -- what is heard --
@@ -130,11 +123,10 @@ class Journal:
             log.debug("text_after_calls_dropped")  # the turn's message is closed, and steps follow each other
             return
         if reply.message is None:
-            async with self._writing() as session:
-                await scribe.open_message(session, self.run, reply)
-                self._heard = reply
-        if reply.message is not None:
-            self._tell("thread.message.delta", scribe.hear_text(reply, reply.message, delta))
+            opened = await self._lines.write(lambda session: scribe.open_message(session, self.run))
+            reply.message, reply.step = opened
+            self._heard = reply
+        self._tell("thread.message.delta", scribe.hear_text(reply, reply.message, delta))
 
     async def call(self, reply: Reply, delta: ToolCallDelta) -> None:
         """Tell a piece of a tool call; the first one closes the turn's message and opens the step of its calls.
@@ -147,8 +139,8 @@ class Journal:
                 log.warning("tool_call_dropped", index=delta.index)
             return
         if not reply.calls:
-            async with self._writing() as session:
-                await scribe.open_calls(session, self.run, reply)
+            opened = await self._lines.write(lambda session: scribe.open_calls(session, self.run, reply))
+            reply.message, reply.step = opened
         if reply.step is not None:
             for data in scribe.hear_call(reply, reply.step, delta):
                 self._tell("thread.run.step.delta", data)
@@ -163,13 +155,13 @@ class Journal:
 
     async def ask(self, reply: Reply) -> None:
         """Write down a turn that ended in tool calls. Raises OutOfTokens or RunFailure if it was cut off in them."""
-        if reply.step is None:
+        if (opened := reply.step) is None:
             raise RuntimeError("calls without a step")
         reason = reply.finished.reason if reply.finished else "stop"
         whole = reason not in ("length", "content_filter")
         details = {"type": "tool_calls", "tool_calls": [call.wire() for call in reply.calls] if whole else []}
-        async with self._writing() as session:
-            step = await scribe.save_step(session, reply.step, step_details=details, usage=objects.usage(reply.usage))
+        known = {"step_details": details, "usage": objects.usage(reply.usage)}
+        step = await self._lines.write(lambda session: scribe.save_step(session, opened, **known), checkpoint=True)
         if reply.message is not None:
             self._own.append(reply.message)
         self._own.append(step)
@@ -181,7 +173,8 @@ class Journal:
 
     async def answered(self, call: ToolCall, output: str) -> None:
         """Write down the output of a call; the last one completes the step."""
-        async with self._writing() as session:
+
+        async def line(session: Session) -> None:
             step = self._turns()[-1]
             calls = [_with_output(known, call.id, output) for known in step.step_details["tool_calls"]]
             details = {"type": "tool_calls", "tool_calls": calls}
@@ -192,6 +185,8 @@ class Journal:
                 step = await scribe.save_step(session, step, step_details=details)
             self._own[self._own.index(self._turns()[-1])] = step
 
+        await self._lines.write(line, checkpoint=True)
+
     # -- coming to rest --
 
     async def wait_for(self, calls: list[ToolCall]) -> None:
@@ -201,9 +196,12 @@ class Journal:
             for call in calls
         ]
         action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": asked}}
-        async with self._writing(last=True) as session:
+
+        async def line(session: Session) -> None:
             await lifecycle.move(session, self.run, "requires_action", attempt="same", required_action=action)
             await turns.hand_on(session, self.run.project_id, self.run.thread_id, freed=True)
+
+        await self._lines.write(line, last=True)
         log.info("run_requires_action", calls=len(calls))
 
     async def finish(self, reply: Reply) -> None:
@@ -220,9 +218,12 @@ class Journal:
         if reason == "content_filter":
             error = {"code": "server_error", "message": WITHHELD}
             return await self._end("failed", reason="content_filter", last_error=error)
-        async with self._writing(last=True, ending=True) as session:
+
+        async def line(session: Session) -> None:
             await scribe.complete_message(session, self.run, reply, reply.usage)
             await closing.end(session, self.run, "completed", attempt="same")
+
+        await self._lines.write(line, last=True, ending=True)
         log.info("run_completed", tokens=reply.usage.total_tokens)
         return None
 
@@ -246,12 +247,16 @@ class Journal:
 
     async def give_back(self) -> None:
         """Leave the run to another worker. What was heard of a turn that is cut is kept, closed for its listeners."""
+
+        async def line(session: Session) -> None:
+            await lifecycle.hold(session, self.run)
+            if self._heard is not None:
+                await scribe.save_unfinished(session, self._heard)
+            await closing.close_torn(session, self.run, closing.LEFT)
+            await lifecycle.release(session, self.run)
+
         try:
-            async with self._writing(last=True) as session:
-                if self._heard is not None:
-                    await scribe.save_unfinished(session, self._heard)
-                await closing.close_torn(session, self.run, closing.LEFT)
-                await lifecycle.release(session, self.run)
+            await self._lines.close(line, HANDING_OVER)
         except RunCancelled:
             await self._end("cancelled")
         except LeaseLost:
@@ -260,32 +265,28 @@ class Journal:
             log.info("run_handed_over")
 
     async def _end(self, ending: lifecycle.Ending, *, reason: str | None = None, **values: Json) -> None:
-        with self._interrupts.deferred():
-            async with self._line, self._database.transaction(self._track) as session:
-                try:
-                    await lifecycle.hold(session, self.run, ending=True)
-                except RunCancelled:  # the client's wish goes before any other ending
-                    ending, reason, values = "cancelled", None, {}
-                except LeaseLost:
-                    log.warning("run_left", reason="LeaseLost")
-                    return
-                if self._heard is not None:
-                    await scribe.save_unfinished(session, self._heard)
-                await closing.end(session, self.run, ending, attempt="same", reason=reason, **values)
-        log.info("run_ended", status=ending)
+        async def line(session: Session) -> Run | None:
+            try:
+                await lifecycle.hold(session, self.run, ending=True)
+            except RunCancelled:  # the client's wish goes before any other ending
+                return await self._closed(session, "cancelled")
+            except LeaseLost:
+                return None
+            return await self._closed(session, ending, reason=reason, **values)
+
+        ended = await self._lines.close(line)
+        if ended is None:
+            log.warning("run_left", reason="LeaseLost")
+        else:
+            log.info("run_ended", status=ended.status)
+
+    async def _closed(self, session: Session, ending: lifecycle.Ending, **values: Json) -> Run | None:
+        if self._heard is not None:
+            await scribe.save_unfinished(session, self._heard)
+        return await closing.end(session, self.run, ending, attempt="same", **values)
 
     def _tell(self, event: str, data: bytes) -> None:
-        self._database.publisher.frame(self._track.frame(event, data))
-
-    @asynccontextmanager
-    async def _writing(self, *, last: bool = False, ending: bool = False) -> AsyncIterator[Session]:
-        async with self._line:
-            with self._interrupts.deferred():
-                async with self._database.transaction(self._track) as session:
-                    await lifecycle.hold(session, self.run, ending=ending)
-                    yield session
-            if not last:
-                self._interrupts.check()
+        self._publisher.frame(self._track.frame(event, data))
 
     def _turns(self) -> list[RunStep]:
         """The run's own turns with tool calls: all that cost anything so far."""

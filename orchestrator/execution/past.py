@@ -110,7 +110,12 @@ class Past:
         return min(LARGEST_PAGE, max(SMALLEST_PAGE, (room - size) // average + 1))
 
     async def _read_older(self, session: Session, limit: int) -> None:
-        items, covered = await self._read(session, "newest", limit)
+        weight = self._weight
+        try:
+            items, covered = await self._read(session, "newest", limit)
+        except Exception:  # the database may have gone away: what is read again must not count twice
+            self._weight = weight
+            raise
         self._tail[:0] = units(items)
         self._from, self._head = covered, None
         self._whole = covered == 0

@@ -1,23 +1,28 @@
 """Carries the runs of one worker process: claims them, lets the loop run, passes interruptions to the right one."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import structlog
 
 from orchestrator import closing, lifecycle
-from orchestrator.db import Database
-from orchestrator.errors import HandedOver, RunFailure, RunStopped
+from orchestrator.db import Database, Session
+from orchestrator.errors import HandedOver, LeaseLost, RunFailure, RunStopped
 from orchestrator.execution import past
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.loop import execute
 from orchestrator.execution.past import Past
+from orchestrator.lifecycle import Claimed
 from orchestrator.model import Model
+from orchestrator.patience import Once, patiently
 from orchestrator.settings import Settings
 from orchestrator.tools.registry import toolbox
 from orchestrator.windows import Windows
 
 log = structlog.get_logger(__name__)
+
+CLAIMING = 60.0
+"""Seconds that a wake-up waits for the database; housekeeping sends those again that came to nothing."""
 
 
 class Runner:
@@ -69,14 +74,20 @@ class Runner:
             if now:
                 journal.interrupt(HandedOver())
 
-    def carried(self) -> Collection[str]:
-        """The ids of the runs that this process is at."""
-        return tuple(self._journals)
+    def carried(self) -> Mapping[str, int]:
+        """The runs that this process is at, and its attempts at them."""
+        return {run_id: journal.run.attempt for run_id, journal in self._journals.items()}
 
-    def interrupt(self, run_id: str, why: RunStopped) -> None:
-        """Stop a run if this process is at it, or about to be: a signal may overtake the answer to the claim."""
-        if journal := self._journals.get(run_id):
+    def interrupt(self, run_id: str, why: RunStopped, attempt: int | None = None) -> None:
+        """Stop a run if this process is at it, or about to be: a signal may overtake the answer to the claim.
+
+        With `attempt`, only that one: the process may be at the next by now.
+        """
+        journal = self._journals.get(run_id)
+        if journal is not None and attempt in (None, journal.run.attempt):
             journal.interrupt(why)
+        if attempt is not None:
+            return
         if run_id in self._claiming:
             self._claiming[run_id] = why
 
@@ -87,6 +98,8 @@ class Runner:
         finally:
             why = self._claiming.pop(run_id, None)
         if journal is not None:
+            if (stale := self._journals.get(run_id)) is not None:  # it was taken from us, and came back
+                stale.interrupt(LeaseLost(run_id))
             self._journals[run_id] = journal
             if why is not None:
                 journal.interrupt(why)
@@ -95,17 +108,23 @@ class Runner:
         return journal
 
     async def _claimed(self, run_id: str, attempt: int | None) -> Journal | None:
-        async with self._database.transaction() as session:
+        async def take(session: Session) -> Journal | None:
             claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
-            if claimed is None:
-                return None
-            run, left_behind = claimed
-            if left_behind:
-                await closing.close_torn(session, run)
-            context = Past(self._database, run, window := self.windows.of(run.model))
-            await context.begin(session)
-            own = await past.own(session, run)
-            return Journal(self._database, run, session.track(run.id, run.attempt), context, own, window)
+            return None if claimed is None else await self._journal(session, claimed)
+
+        once, now = Once(self._database), asyncio.get_running_loop().time()
+        return await patiently(self._database, lambda: once.attempt(take), until=now + CLAIMING)
+
+    async def _journal(self, session: Session, claimed: Claimed) -> Journal:
+        run = claimed.run
+        deadline = asyncio.get_running_loop().time() + lifecycle.time_left(run, self._lease)
+        if claimed.left_behind:
+            log.info("run_taken_over", run_id=run.id, attempt=run.attempt, before=claimed.before)
+            await closing.close_torn(session, run)
+        context = Past(self._database, run, window := self.windows.of(run.model))
+        await context.begin(session)
+        own = await past.own(session, run)
+        return Journal(self._database, run, session.track(run.id, run.attempt), context, own, window, deadline)
 
     async def _carry(self, journal: Journal) -> None:
         try:

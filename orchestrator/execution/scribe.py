@@ -4,8 +4,11 @@
     step.completed step.created · step.in_progress · step.delta (id, name) · step.delta (arguments) …
 
 Steps follow each other strictly, a call's id and name are told once, indexes count from 0 without gaps: clients of the
-original break on anything else.
+original break on anything else. Nothing here changes the reply: a line may have to be written again, and whoever wrote
+it notes in the reply what it resulted in.
 """
+
+from typing import TypeAlias
 
 from sqlalchemy import update
 from sqlmodel import col
@@ -19,6 +22,9 @@ from orchestrator.model import RefusalDelta, TextDelta, ToolCallDelta, Usage
 from orchestrator.tables import Message, Run, RunStep, now
 from orchestrator.wire import objects
 
+Opened: TypeAlias = tuple[Message, RunStep]
+"""A reply's message and the step that tells of it."""
+
 
 def publish_message(session: Session, run: Run, event: str, message: Message) -> None:
     """After commit: `thread.message.<event>`."""
@@ -30,8 +36,8 @@ def publish_step(session: Session, run: Run, event: str, step: RunStep) -> None:
     session.publish(run.id, run.attempt, f"thread.run.step.{event}", objects.dump(objects.run_step(step, expiry(run))))
 
 
-async def open_message(session: Session, run: Run, reply: Reply) -> None:
-    """Open the reply's message and its step."""
+async def open_message(session: Session, run: Run) -> Opened:
+    """Open a reply's message and its step."""
     message = Message(
         thread_id=run.thread_id, assistant_id=run.assistant_id, run_id=run.id, role="assistant", status="in_progress"
     )
@@ -42,25 +48,26 @@ async def open_message(session: Session, run: Run, reply: Reply) -> None:
         publish_step(session, run, event, step)
     for event in ("created", "in_progress"):
         publish_message(session, run, event, message)
-    reply.message, reply.step = message, step
+    return message, step
 
 
-async def open_calls(session: Session, run: Run, reply: Reply) -> None:
+async def open_calls(session: Session, run: Run, reply: Reply) -> tuple[Message | None, RunStep]:
     """Open the step of the reply's tool calls; a message that came before them is complete.
 
     What a turn costs is known once, at its end: the calls' step carries it all, the message's step nothing.
     """
-    if reply.message is not None:
-        await complete_message(session, run, reply, Usage())
+    message = reply.message
+    if message is not None:
+        message, _ = await complete_message(session, run, reply, Usage())
     step = _step(run, "tool_calls", [])
     session.add(step)
     await session.flush()
     for event in ("created", "in_progress"):
         publish_step(session, run, event, step)
-    reply.step = step
+    return message, step
 
 
-async def complete_message(session: Session, run: Run, reply: Reply, usage: Usage) -> None:
+async def complete_message(session: Session, run: Run, reply: Reply, usage: Usage) -> Opened:
     """Close the reply's message and its step as completed."""
     if reply.message is None or reply.step is None:
         raise RuntimeError("no message is open")
@@ -68,7 +75,7 @@ async def complete_message(session: Session, run: Run, reply: Reply, usage: Usag
     step = await complete_step(session, reply.step, usage=objects.usage(usage))
     publish_message(session, run, "completed", message)
     publish_step(session, run, "completed", step)
-    reply.message, reply.step = message, step
+    return message, step
 
 
 async def save_message(session: Session, message: Message, content: list[Json], **values: Json) -> Message:

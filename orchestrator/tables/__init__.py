@@ -7,7 +7,7 @@ changed in place: an in-place change would be lost without a word. SQLAlchemy ow
 `metadata_`.
 """
 
-from orchestrator.tables.columns import now
+from orchestrator.tables.columns import EPOCH, now
 from orchestrator.tables.conversations import Assistant, Message, Thread
 from orchestrator.tables.files import Blob, File, Upload, UploadPart
 from orchestrator.tables.projects import ApiKey, Project
@@ -27,6 +27,7 @@ from orchestrator.tables.workers import RunAttempt, Worker
 
 __all__ = [
     "ACTIVE",
+    "EPOCH",
     "HOLDS_PLACE",
     "IS_ACTIVE",
     "IS_SUSPECT",

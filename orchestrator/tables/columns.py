@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, ForeignKey, Sequence, text
+from sqlalchemy import BigInteger, Column, ColumnElement, DateTime, FetchedValue, ForeignKey, Sequence, cast, func, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
@@ -19,8 +19,12 @@ JSON = postgresql.JSON(none_as_null=True)
 """Kept as it came: JSONB would sort the keys, and the order of a schema's properties steers what a model writes."""
 
 
+EPOCH: ColumnElement[int] = cast(func.floor(func.extract("epoch", func.statement_timestamp())), BigInteger)
+"""The same as `now`, by the database's clock: what decides when a run is over must be the same for all hosts."""
+
+
 def now() -> int:
-    """The time on the wire: whole unix seconds."""
+    """The time on the wire: whole unix seconds, by this host's clock. It decides nothing about runs."""
     return int(time.time())
 
 
@@ -44,6 +48,12 @@ def time_(*, nullable: bool = True) -> Any:
 def created() -> Any:
     """When the row was made."""
     return Field(default_factory=now, sa_type=BigInteger, nullable=False)
+
+
+def by_database() -> Any:
+    """A time of the wire that may be given as an expression, such as `EPOCH`: what became of it is read back."""
+    read_back = {"server_default": FetchedValue()}
+    return Field(default_factory=now, sa_type=BigInteger, nullable=False, sa_column_kwargs=read_back)
 
 
 def at_once() -> Any:

@@ -7,7 +7,7 @@ from sqlmodel import Field, SQLModel
 
 from orchestrator import ids
 from orchestrator.foreign import Json
-from orchestrator.tables.columns import created, json, metadata, owner, position, time_
+from orchestrator.tables.columns import by_database, created, json, metadata, owner, position, time_
 
 ACTIVE = ("queued", "in_progress", "requires_action", "cancelling")
 """Statuses in which a run is not over, and owns its thread unless it waits for its turn."""
@@ -54,10 +54,10 @@ class Run(SQLModel, table=True):
     position: int = position()
     thread_id: str = owner("threads")
     assistant_id: str
-    created_at: int = created()
+    created_at: int = by_database()
     status: str = "queued"
     started_at: int | None = time_()
-    expires_at: int = time_(nullable=False)
+    expires_at: int = by_database()
     cancelled_at: int | None = time_()
     failed_at: int | None = time_()
     completed_at: int | None = time_()

@@ -11,7 +11,6 @@ from orchestrator import assistants, lifecycle, messages, runs, threads
 from orchestrator.db import Session
 from orchestrator.errors import NotFound
 from orchestrator.execution import scribe
-from orchestrator.execution.reply import Reply
 from orchestrator.resources import Resources
 from orchestrator.tables import Assistant, Message, Run, Thread
 from orchestrator.wire.requests import (
@@ -99,7 +98,7 @@ async def test_a_thread_is_deleted_behind_the_line_that_a_worker_writes(bare: Re
             in_transaction(bare, lambda session: threads.delete(session, project_id, thread.id))
         )
         await until_somebody_waits_for_a_lock(bare)
-        await scribe.open_message(session, claimed[0], Reply())
+        await scribe.open_message(session, claimed[0])
 
     assert await asyncio.wait_for(deleting, DEADLINE) == thread.id
     async with bare.database.transaction() as session:
