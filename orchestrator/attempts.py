@@ -12,9 +12,11 @@ attempt, too, which nobody carries (see `lifecycle`).
 import os
 import socket
 from collections.abc import Sequence
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
-from sqlalchemy import CTE, Table, func, insert, literal, select, update
+from sqlalchemy import CTE, ClauseElement, Select, String, Table, bindparam, cast, func, insert, literal, select, update
+from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
 from orchestrator.db import Session
@@ -27,6 +29,25 @@ DIED, SILENT = "worker died", "lease ran out"
 """Why a run was taken from its worker."""
 
 HOST = socket.gethostname()
+XID = cast(func.pg_current_xact_id(), String)
+"""What Postgres calls the transaction; asked along with something else, it costs nothing."""
+
+
+class Opened(NamedTuple):
+    """A change opens the run's attempt."""
+
+    worker: str
+
+
+class Closed(NamedTuple):
+    """A change closes it."""
+
+    outcome: str
+    detail: str | None = None
+
+
+Note = Opened | Closed | None
+Kind = Literal["opens", "closes"] | None
 
 
 def worker() -> str:
@@ -49,6 +70,52 @@ def closed(left: CTE, outcome: Json, detail: Json = None) -> CTE:
     return gone.returning(col(RunAttempt.run_id), col(RunAttempt.worker)).cte("closed")
 
 
+async def change(
+    session: Session, this: tuple[str, int | None], of: Sequence[str], note: Note, *where: Json, **values: Json
+) -> Run | None:
+    """Change a run, and note what becomes of its attempt. None if the run is not at the attempt of `this` (None: any),
+    or not in one of the statuses `of`, or not as `where` says.
+
+    Expressions among `where` and `values` must be the same objects each time.
+    """
+    run_id, attempt = this
+    given = {name: value for name, value in values.items() if isinstance(value, ClauseElement)}
+    bound = {f"to_{name}": value for name, value in values.items() if name not in given}
+    kind: Kind = None if note is None else "opens" if isinstance(note, Opened) else "closes"
+    query = _change(tuple(of), attempt is not None, kind, where, tuple(bound), tuple(given.items()))
+    terms = {"this": run_id, "fence": attempt, **(note._asdict() if note else {}), **bound}
+    row = (await session.execute(query, terms, execution_options=WHOLE)).one_or_none()
+    if row is None:
+        return None
+    session.xid = row.xid
+    return row[0]
+
+
+@lru_cache
+def _change(
+    of: tuple[str, ...],
+    fenced: bool,
+    kind: Kind,
+    where: tuple[Json, ...],
+    bound: tuple[str, ...],
+    given: tuple[tuple[str, Json], ...],
+) -> Select[Run, str]:
+    """Built once for each kind of change, of which there are few: each run would spend milliseconds on it."""
+    runs = table(Run)
+    this: list[Json] = [col(Run.id) == bindparam("this"), col(Run.status).in_(of), *where]
+    if fenced:
+        this.append(col(Run.attempt) == bindparam("fence"))
+    values: dict[str, Json] = {name.removeprefix("to_"): bindparam(name) for name in bound}
+    changed = update(runs).where(*this).values(values | dict(given)).returning(*runs.c).cte("changed")
+    query = select(aliased(Run, changed), XID.label("xid"))
+    if kind == "opens":
+        query = query.add_cte(opened(changed, bindparam("worker", type_=String)))
+    if kind == "closes":
+        ends = (bindparam("outcome", type_=String), bindparam("detail", type_=String))
+        query = query.add_cte(closed(changed, *ends))
+    return query
+
+
 async def of(session: Session, run_id: str) -> Sequence[RunAttempt]:
     """The attempts at a run, oldest first."""
     query = select(RunAttempt).where(col(RunAttempt.run_id) == run_id).order_by(col(RunAttempt.attempt))
@@ -66,3 +133,6 @@ def table(of: type[SQLModel]) -> Table:
     """What SQLAlchemy's core knows of it."""
     found: Table = of.__table__  # type: ignore[attr-defined]
     return found
+
+
+WHOLE = {"synchronize_session": False, "populate_existing": True}
