@@ -15,7 +15,22 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from sqlalchemy import CTE, ClauseElement, Select, String, Table, bindparam, cast, func, insert, literal, select, update
+from sqlalchemy import (
+    CTE,
+    ClauseElement,
+    Float,
+    Select,
+    String,
+    Table,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
@@ -25,6 +40,10 @@ from orchestrator.tables import Run, RunAttempt
 
 Leaving = Literal["handed over", "database away", "gave up"]
 """Why a worker lets a run go that has not come to rest."""
+FORGIVEN = 2
+"""Losses in a row after which a run is handed on at once."""
+LONGEST = 16.0
+"""Seconds of the longest pause, on average."""
 DIED, SILENT = "worker died", "lease ran out"
 """Why a run was taken from its worker."""
 
@@ -114,6 +133,15 @@ def _change(
         ends = (bindparam("outcome", type_=String), bindparam("detail", type_=String))
         query = query.add_cte(closed(changed, *ends))
     return query
+
+
+def pause(losses: Json) -> Json:
+    """How long a run waits that is lost once more, beyond the `losses` that it counts: in the end some
+    `LONGEST` seconds. Drawn at random, so that runs that were lost together do not come back together.
+    """
+    most = func.least(func.pow(2.0, losses - FORGIVEN), LONGEST)
+    seconds = case((losses < FORGIVEN, 0.0), else_=2 * func.random() * most)
+    return func.make_interval(0, 0, 0, 0, 0, 0, cast(seconds, Float))
 
 
 async def of(session: Session, run_id: str) -> Sequence[RunAttempt]:

@@ -9,6 +9,7 @@ the thread's row locked before they come here, and the run's row after it: the e
 from collections.abc import Sequence
 from functools import lru_cache
 
+import structlog
 from sqlalchemy import Select, bindparam, cast, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -20,6 +21,8 @@ from orchestrator.foreign import Json
 from orchestrator.lifecycle import Attempt, Ending
 from orchestrator.tables import ACTIVE, IS_UNFINISHED, Message, Run, RunStep, now
 from orchestrator.wire import objects
+
+log = structlog.get_logger(__name__)
 
 STEP_ENDS: dict[str, str] = {
     "cancelled": "cancelled",
@@ -167,4 +170,8 @@ def _step_error(error: Json) -> Json:
 
 async def _usage(session: Session, run_id: str) -> Json | None:
     parts = (await session.execute(_usages(), {"of": run_id})).scalars().all()
-    return objects.usage_sum(parts) if parts else None
+    try:
+        return objects.usage_sum(parts) if parts else None
+    except (KeyError, TypeError):  # a run ends, whatever is in its rows
+        log.exception("usage_unreadable", run_id=run_id)
+        return None

@@ -69,6 +69,8 @@ NOW: Json = func.now()
 UNOWNED: Json = col(Run.owner).is_(None)
 DUE: Json = and_(HOLDS_PLACE, col(Run.expires_at) > EPOCH)
 
+A_LOSS: dict[str, Json] = {"losses": Run.losses + 1, "wake_at": NOW + attempts.pause(col(Run.losses))}
+
 PATIENCE = 30.0
 """Seconds that a wake-up may stay unanswered before housekeeping sends it again."""
 EXECUTE = "runs.execute"
@@ -198,12 +200,13 @@ async def hold(session: Session, run: Run, *, ending: bool = False) -> None:
 
 async def release(session: Session, run: Run, why: Leaving = "handed over", detail: str | None = None) -> None:
     """Give a claimed run back, unfinished: it stays in progress until somebody claims the next attempt. One that was
-    cancelled meanwhile is housekeeping's to end.
+    cancelled meanwhile is housekeeping's to end. One that its worker gave up is as good as lost with it.
     """
-    free = {"owner": None, "lease_until": None, "wake_at": NOW}
+    gave_up = why == "gave up"
+    free = {"owner": None, "lease_until": None, **(A_LOSS if gave_up else {"wake_at": NOW})}
     held = ("in_progress", "cancelling")
     left = await change(session, (run.id, run.attempt), held, Closed(why, detail), **free)
-    if left is not None and left.status == "in_progress":
+    if left is not None and left.status == "in_progress" and not gave_up:
         wake(session, left)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import structlog
-from sqlalchemy import Float, Select, String, bindparam, case, func, literal, or_, select, text, update
+from sqlalchemy import Select, String, bindparam, case, func, literal, or_, select, text, update
 from sqlmodel import col
 
 from orchestrator import attempts, closing, roster
@@ -28,10 +28,6 @@ log = structlog.get_logger(__name__)
 
 MOST = 5000
 """Runs that are taken away at once; the next sweep takes the next."""
-FORGIVEN = 2
-"""Losses in a row after which a run is handed on at once."""
-LONGEST = 16.0
-"""Seconds of the longest delay, on average."""
 
 LIVING = (
     text(
@@ -76,7 +72,8 @@ def _release() -> Select[Json]:
     held: list[Json] = [IS_ACTIVE, run.c.status.in_(("in_progress", "cancelling")), run.c.owner.is_not(None), ORPHAN]
     lost = select(run.c.id, run.c.owner, why).where(*held).limit(MOST)
     left = lost.with_for_update(key_share=True, skip_locked=True).cte("lost")
-    free = {"owner": None, "lease_until": None, "losses": run.c.losses + 1, "wake_at": func.now() + _delay(run)}
+    later = attempts.pause(run.c.losses)
+    free = {"owner": None, "lease_until": None, "losses": run.c.losses + 1, "wake_at": func.now() + later}
     freed = update(run).where(run.c.id == left.c.id).values(free).returning(run.c.id, run.c.attempt, run.c.losses)
     freed_ = freed.cte("freed")
     closed = attempts.closed(left, left.c.why)
@@ -84,19 +81,12 @@ def _release() -> Select[Json]:
     return told.join(left, left.c.id == freed_.c.id).outerjoin(closed, closed.c.run_id == freed_.c.id)
 
 
-def _delay(run: Json) -> Json:
-    """How long a run waits after one more loss than it counts yet."""
-    longest = func.least(func.pow(2.0, run.c.losses + 1 - FORGIVEN - 1), LONGEST)
-    seconds = case((run.c.losses < FORGIVEN, 0.0), else_=2 * func.random() * longest)
-    return func.make_interval(0, 0, 0, 0, 0, 0, seconds.cast(Float))
-
-
 async def _wake_again(session: Session) -> None:
     """Have runs enqueued that were: a lost worker has the wake-ups that it had fetched in advance.
 
     Those that wait because they were lost too often go on waiting.
     """
-    again = update(Run).where(IS_ACTIVE, FREE, col(Run.losses) <= FORGIVEN, col(Run.wake_at) > func.now())
+    again = update(Run).where(IS_ACTIVE, FREE, col(Run.losses) <= attempts.FORGIVEN, col(Run.wake_at) > func.now())
     await session.execute(again.values(wake_at=func.now()), execution_options={"synchronize_session": False})
 
 

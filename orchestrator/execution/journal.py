@@ -13,6 +13,7 @@ from dataclasses import replace
 import structlog
 
 from orchestrator import closing, lifecycle, turns
+from orchestrator.attempts import Leaving
 from orchestrator.db import Database, Session
 from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
@@ -176,7 +177,7 @@ class Journal:
 
         async def line(session: Session) -> None:
             step = self._turns()[-1]
-            calls = [_with_output(known, call.id, output) for known in step.step_details["tool_calls"]]
+            calls = [scribe.with_output(known, call.id, output) for known in step.step_details["tool_calls"]]
             details = {"type": "tool_calls", "tool_calls": calls}
             if all(known["function"]["output"] is not None for known in calls):
                 step = await scribe.complete_step(session, step, step_details=details)
@@ -245,7 +246,7 @@ class Journal:
         """End the run as failed; its `last_error` is what the failure says."""
         await self._end("failed", last_error={"code": failure.code, "message": failure.message})
 
-    async def give_back(self) -> None:
+    async def give_back(self, why: Leaving = "handed over", detail: str | None = None) -> None:
         """Leave the run to another worker. What was heard of a turn that is cut is kept, closed for its listeners."""
 
         async def line(session: Session) -> None:
@@ -253,7 +254,7 @@ class Journal:
             if self._heard is not None:
                 await scribe.save_unfinished(session, self._heard)
             await closing.close_torn(session, self.run, closing.LEFT)
-            await lifecycle.release(session, self.run)
+            await lifecycle.release(session, self.run, why, detail)
 
         try:
             await self._lines.close(line, HANDING_OVER)
@@ -262,7 +263,7 @@ class Journal:
         except LeaseLost:
             log.warning("run_left", reason="LeaseLost")
         else:
-            log.info("run_handed_over")
+            log.info("run_released", reason=why, detail=detail)
 
     async def _end(self, ending: lifecycle.Ending, *, reason: str | None = None, **values: Json) -> None:
         async def line(session: Session) -> Run | None:
@@ -294,9 +295,3 @@ class Journal:
 
     def _used(self) -> Json:
         return objects.usage_sum([step.usage for step in self._turns()])
-
-
-def _with_output(call: Json, call_id: str, output: str) -> Json:
-    if call["id"] != call_id:
-        return call
-    return {**call, "function": {**call["function"], "output": output}}

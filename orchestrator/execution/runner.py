@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import structlog
 
-from orchestrator import closing, lifecycle
+from orchestrator import closing, db, lifecycle
+from orchestrator.attempts import Leaving
 from orchestrator.db import Database, Session
-from orchestrator.errors import HandedOver, LeaseLost, RunFailure, RunStopped
+from orchestrator.errors import HandedOver, LeaseLost, RunCancelled, RunFailure, RunStopped
 from orchestrator.execution import past
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.loop import execute
@@ -16,6 +17,7 @@ from orchestrator.lifecycle import Claimed
 from orchestrator.model import Model
 from orchestrator.patience import Once, patiently
 from orchestrator.settings import Settings
+from orchestrator.tables import Run
 from orchestrator.tools.registry import toolbox
 from orchestrator.windows import Windows
 
@@ -23,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 CLAIMING = 60.0
 """Seconds that a wake-up waits for the database; housekeeping sends those again that came to nothing."""
+
+UNREADABLE = {"code": "server_error", "message": "What is stored of this run or of its thread cannot be read."}
 
 
 class Runner:
@@ -55,8 +59,9 @@ class Runner:
             log.info("run_claimed", model=run.model)
             try:
                 await self._carry(journal)
-            except BaseException:  # a shutdown, or the journal cannot be written: let another go on at once
-                await asyncio.shield(journal.give_back())  # should even that fail, nobody renews its lease
+            except BaseException as error:  # a shutdown, or the journal cannot be written
+                # Should even this fail, nobody renews its lease.
+                await asyncio.shield(journal.give_back(*_why(error)))
                 raise
             finally:
                 if self._journals.get(run.id) is journal:
@@ -113,7 +118,14 @@ class Runner:
             return None if claimed is None else await self._journal(session, claimed)
 
         once, now = Once(self._database), asyncio.get_running_loop().time()
-        return await patiently(self._database, lambda: once.attempt(take), until=now + CLAIMING)
+        try:
+            return await patiently(self._database, lambda: once.attempt(take), until=now + CLAIMING)
+        except Exception as error:
+            if db.passes(error):
+                raise
+            log.exception("run_unreadable", run_id=run_id)
+            await self._fail_unread(run_id, attempt)
+            return None
 
     async def _journal(self, session: Session, claimed: Claimed) -> Journal:
         run = claimed.run
@@ -125,6 +137,29 @@ class Runner:
         await context.begin(session)
         own = await past.own(session, run)
         return Journal(self._database, run, session.track(run.id, run.attempt), context, own, window, deadline)
+
+    async def _fail_unread(self, run_id: str, attempt: int | None) -> None:
+        """End a run that could be claimed but not read. Whoever claimed it next would find the same."""
+        async with self._database.transaction() as session:
+            claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
+        if claimed is None:
+            return
+        run = claimed.run
+        track = session.track(run.id, run.attempt)
+        try:
+            async with self._database.transaction(track) as session:
+                ended = await self._end_unread(session, run)
+        except LeaseLost:
+            log.warning("run_left", run_id=run_id, reason="LeaseLost")
+        else:
+            log.info("run_ended", run_id=run_id, status=ended and ended.status)
+
+    async def _end_unread(self, session: Session, run: Run) -> Run | None:
+        try:
+            await lifecycle.hold(session, run, ending=True)
+        except RunCancelled:
+            return await closing.end(session, run, "cancelled", attempt="same")
+        return await closing.end(session, run, "failed", attempt="same", last_error=UNREADABLE)
 
     async def _carry(self, journal: Journal) -> None:
         try:
@@ -138,3 +173,10 @@ class Runner:
         """A wake-up that came too late for this worker wakes another one."""
         async with self._database.transaction() as session:
             session.enqueue(lifecycle.EXECUTE, run_id, *([] if attempt is None else [attempt]))
+
+
+def _why(error: BaseException) -> tuple[Leaving, str | None]:
+    """Why a run is given back, by what has stopped it."""
+    if not isinstance(error, Exception):
+        return "handed over", None
+    return ("database away" if db.passes(error) else "gave up"), db.describe(error)

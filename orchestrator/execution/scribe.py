@@ -129,6 +129,13 @@ def hear_call(reply: Reply, step: RunStep, delta: ToolCallDelta) -> list[bytes]:
     return [frames.step_delta(step.id, call) for call in told]
 
 
+def with_output(call: Json, call_id: str, output: str) -> Json:
+    """A call as it was written down, with its output if that is it."""
+    if call["id"] != call_id:
+        return call
+    return {**call, "function": {**call["function"], "output": output}}
+
+
 def _step(run: Run, kind: str, details: Json) -> RunStep:
     return RunStep(
         run_id=run.id,

@@ -11,8 +11,13 @@ TOOLS: dict[str, Callable[[Json], Tool]] = {"function": Function}
 
 
 def toolbox(definitions: list[Json]) -> Toolbox:
-    """The tools of a run, from its wire definitions. Raises RunFailure for a type that this release does not know."""
+    """The tools of a run, from its wire definitions. Raises RunFailure for a type that this release does not know, and
+    for what is no definition.
+    """
     try:
+        for definition in definitions:
+            if definition["type"] not in TOOLS:
+                raise RunFailure("server_error", f"This server has no tool of type {definition['type']!r}.")
         return Toolbox([TOOLS[definition["type"]](definition) for definition in definitions])
-    except KeyError as unknown:
-        raise RunFailure("server_error", f"This server has no tool of type {unknown}.") from unknown
+    except (KeyError, TypeError, AttributeError) as unreadable:
+        raise RunFailure("server_error", "The run's tools cannot be read.") from unreadable

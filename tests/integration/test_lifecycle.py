@@ -280,10 +280,10 @@ async def test_a_run_that_cannot_be_ended_does_not_keep_housekeeping_from_the_ot
     bare: Resources, project_id: str
 ) -> None:
     broken, sound = await queued(bare, project_id), await queued(bare, project_id)
-    step = RunStep(run_id=broken.id, thread_id=broken.thread_id, assistant_id=broken.assistant_id, type="tool_calls")
-    step.usage = {"no": "usage"}
+    body = CreateRun.model_validate({"assistant_id": broken.assistant_id, "on_active_run": "enqueue"})
     async with bare.database.transaction() as session:
-        session.add(step)
+        behind = await runs.create(session, project_id, broken.thread_id, body, lifetime=600)
+    await set_(bare, behind.id, additional_messages={"no": "messages"})
     for run in (broken, sound):
         await set_(bare, run.id, expires_at=now() - housekeeping.GRACE - 1)
 
