@@ -14,8 +14,10 @@ from api.limits import BodyLimit, JsonBodies
 from api.routers import assistants, files, gateway, health, messages, models, run_steps, runs, threads, uploads
 from api.sse import Streams
 from orchestrator import logs, resources
+from orchestrator.background import background
 from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
+from orchestrator.housekeeping import keep_the_time
 from orchestrator.openai_gateway import Gateway
 from orchestrator.outcomes import outcome_of
 from orchestrator.settings import Settings, get_settings
@@ -50,7 +52,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
             app.state.streams = Streams(follower, app.state.leaving)
             app.state.gateway = passing_on
-            yield
+            async with background(keep_the_time(opened.database), "timekeeping"):
+                yield
 
     app = FastAPIOffline(  # its documentation page needs no other host
         title="assistantd",

@@ -5,19 +5,21 @@ Every worker is ready to do it, one at a time does (an advisory lock decides). E
 it twice, or while the run's worker is alive after all, does no harm: the fence in `lifecycle` decides who may write.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 
 import structlog
 from sqlalchemy import Row, func, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from orchestrator import closing, lifecycle, orphans, places, turns
+from orchestrator import closing, db, lifecycle, orphans, places, turns
 from orchestrator.db import Database, Session
 from orchestrator.foreign import Json
 from orchestrator.presence import LOCK_CLASS
-from orchestrator.settings import RUN_ATTEMPTS
+from orchestrator.settings import RUN_ATTEMPTS, RUN_LEASE
 from orchestrator.tables import EPOCH, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run
 
 log = structlog.get_logger(__name__)
@@ -32,7 +34,13 @@ GRACE = 5
 LEFT_CANCELLING = (col(Run.status) == "cancelling") & col(Run.owner).is_(None)
 """A run that was cancelled and has nobody at work who would end it."""
 
+_IS_TIME = or_(
+    col(Run.wake_at) <= func.now(), col(Run.wake_at) > func.now() + timedelta(seconds=2 * lifecycle.PATIENCE)
+)
+"""A wake-up is due; one that lies too far ahead was set before the database's clock was put back."""
+
 Ending = Callable[[Session, Run], Awaitable[Run | None]]
+Judge = Callable[[Session], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,44 +56,91 @@ class Swept:
     given_up: int = 0
 
 
-async def sweep(database: Database, attempts: int = RUN_ATTEMPTS) -> Swept:
-    """Do what is due. Returns zeros if another process is at it. `attempts` may be lost in a row before a run is."""
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What has to end or to be handed on, whoever does it."""
+
+    left: Sequence[str]
+    overdue: Sequence[str]
+    ownerless: Json
+    vacant: Json
+
+
+async def sweep(
+    database: Database, attempts: int = RUN_ATTEMPTS, lease: float = RUN_LEASE, may_judge: Judge | None = None
+) -> Swept:
+    """Do what is due. Returns zeros if another process is at it.
+
+    `attempts` may be lost in a row before a run is; `lease` is what workers renew theirs to; `may_judge` says whether
+    who is silent may be taken for dead at this moment (see `presence`).
+    """
     async with database.transaction() as session:
-        if not (await session.execute(select(func.pg_try_advisory_xact_lock(LOCK_CLASS, 0)))).scalar_one():
+        if not await _first(session, 0):
             return Swept()
-        orphaned = await orphans.release(session)
+        orphaned = await orphans.release(session, lease) if may_judge is None or await may_judge(session) else 0
         woken = await _wake(session, attempts)
         hopeless = await orphans.hopeless(session, attempts, BATCH)
-        left, overdue = await _due(session, LEFT_CANCELLING), await _due(session, _overdue())
-        ownerless = await _ownerless(session)
-        vacant = await places.vacancies(session)
-    swept = Swept(
-        orphaned,
-        woken,
-        cancelled=await _end_each(database, left, closing.cancel),
-        expired=await _end_each(database, overdue, _expire),
-        given_up=await _end_each(database, hopeless, orphans.give_up),
-        turns=await _hand_on(database, ownerless),
-        placed=await _fill(database, vacant),
+        due = await _look(session)
+    given_up = await _end_each(database, hopeless, orphans.give_up)
+    return _told(replace(await _see_to(database, due), orphaned=orphaned, woken=woken, given_up=given_up))
+
+
+async def keep_time(database: Database) -> Swept:
+    """Do what needs no worker: runs end in time and threads become free although all workers are gone.
+
+    Under a lock of its own, so that no worker's sweep has to wait for the next turn because of it.
+    """
+    async with database.transaction() as session:
+        if not await _first(session, -1):
+            return Swept()
+        due = await _look(session)
+    return _told(await _see_to(database, due))
+
+
+async def keep_the_time(database: Database, interval: float = 2.0) -> None:
+    """Do that every now and then, without an end."""
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            await keep_time(database)
+        except Exception as error:  # the next time comes soon, whatever it was
+            log.warning("time_not_kept", error=db.describe(error))
+            await database.back()
+
+
+async def _first(session: Session, number: int) -> bool:
+    taken = select(func.pg_try_advisory_xact_lock(LOCK_CLASS, number))
+    return bool((await session.execute(taken)).scalar_one())
+
+
+async def _look(session: Session) -> _Due:
+    return _Due(
+        left=await _due(session, LEFT_CANCELLING),
+        overdue=await _due(session, _overdue()),
+        ownerless=await _ownerless(session),
+        vacant=await places.vacancies(session),
     )
+
+
+async def _see_to(database: Database, due: _Due) -> Swept:
+    return Swept(
+        cancelled=await _end_each(database, due.left, closing.cancel),
+        expired=await _end_each(database, due.overdue, _expire),
+        turns=await _hand_on(database, due.ownerless),
+        placed=await _fill(database, due.vacant),
+    )
+
+
+def _told(swept: Swept) -> Swept:
     if swept != Swept():
-        log.info(
-            "swept",
-            orphaned=swept.orphaned,
-            woken=swept.woken,
-            cancelled=swept.cancelled,
-            expired=swept.expired,
-            turns=swept.turns,
-            placed=swept.placed,
-            given_up=swept.given_up,
-        )
+        log.info("swept", **asdict(swept))
     return swept
 
 
 async def _wake(session: Session, attempts: int) -> int:
     """Enqueue again what waits for a worker: queued, or left in progress by one."""
     unexpired, hope = col(Run.expires_at) > EPOCH, col(Run.losses) < attempts
-    due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, col(Run.wake_at) <= func.now(), unexpired, hope)
+    due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, _IS_TIME, unexpired, hope)
     again = update(Run).where(col(Run.id).in_(due.limit(WAKE_UPS).with_for_update(key_share=True, skip_locked=True)))
     again_ = again.values(wake_at=lifecycle.wake_later()).returning(col(Run.id), col(Run.attempt))
     woken = (await session.execute(again_, execution_options=UNSEEN)).all()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import structlog
-from sqlalchemy import Select, String, bindparam, case, func, literal, or_, select, text, update
+from sqlalchemy import Float, Select, String, bindparam, case, func, literal, or_, select, text, update
 from sqlmodel import col
 
 from orchestrator import attempts, closing, roster
@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 
 MOST = 5000
 """Runs that are taken away at once; the next sweep takes the next."""
-
 LIVING = (
     text(
         "SELECT objid::bigint::text FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
@@ -38,19 +37,22 @@ LIVING = (
     .columns(owner=String)
 )
 """The workers whose lock is held."""
-ORPHAN = or_(col(Run.lease_until) < func.now(), col(Run.owner).not_in(LIVING))
+FARTHEST = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("farthest", type_=Float))
+"""What no lease can reach, unless the database's clock was put back."""
+ORPHAN = or_(col(Run.lease_until) < func.now(), col(Run.lease_until) > FARTHEST, col(Run.owner).not_in(LIVING))
 """A run whose owner is silent or dead."""
 LEFT = (col(Run.status) == "in_progress") & col(Run.owner).is_(None)
 FREE = or_((col(Run.status) == "queued") & HOLDS_PLACE, LEFT)
 """A run that waits for a worker, and has a place."""
 
 
-async def release(session: Session) -> int:
-    """Take runs away from workers that are dead or silent, and see to what those may have been about to claim.
+async def release(session: Session, lease: float) -> int:
+    """Take runs away from workers that are dead or silent, and see to what those may have been about to claim. One
+    whose lease lies more than two leases ahead is silent, too: what it was set by was another time.
 
     Returns how many were taken.
     """
-    taken = (await session.execute(_release())).all()
+    taken = (await session.execute(_release(), {"farthest": 2 * lease})).all()
     dead = await roster.bury(session, LIVING)
     if dead or taken:
         await _wake_again(session)

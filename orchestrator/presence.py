@@ -114,7 +114,7 @@ class Presence:
         """Whether this worker may take others for dead: not while its own lock is lost, nor a moment after that, nor
         when Postgres has just been started. A worker that has just been started may: it replaces one that died.
         """
-        if self._taken is None or self._connection is None or self._ended.is_set():
+        if self._taken is None or self._connection is None or self._connection.is_closed():
             return False
         if self._takes > 1 and asyncio.get_running_loop().time() - self._taken < SETTLING:
             return False

@@ -16,6 +16,7 @@ UNUSABLE_MODELS = (
 )
 """Names under which the original had models that do not converse."""
 
+RUN_LEASE = 30.0
 RUN_ATTEMPTS = 8
 
 
@@ -72,7 +73,9 @@ class Settings(BaseSettings):
         default=10_000, ge=1, description="Runs of one project that may wait for a place; beyond, creating answers 429."
     )
     run_concurrency: int = Field(default=1000, ge=1, description="Runs that one worker process carries at once.")
-    run_lease: float = Field(default=30.0, gt=0, description="A worker that is silent for this long loses its runs.")
+    run_lease: float = Field(
+        default=RUN_LEASE, gt=0, description="A worker that is silent for this long loses its runs."
+    )
     run_attempts: int = Field(
         default=RUN_ATTEMPTS, ge=1, description="A run that loses so many workers in a row is given up."
     )

@@ -14,13 +14,18 @@ from orchestrator.events.publisher import CANCELS
 from orchestrator.execution.images import Illustrated
 from orchestrator.execution.runner import Runner
 from orchestrator.lifecycle import EXECUTE
+from orchestrator.presence import Presence
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings, get_settings
 from orchestrator.webhooks import Courier
 from workers.app import app
 from workers.pool import async_task, lifespan, mannered
+from workers.watchdog import watched
 
 log = structlog.get_logger(__name__)
+
+SHORTEST_HANG = 10.0
+"""Seconds that the event loop may hang in any case."""
 
 
 class Worker:
@@ -37,12 +42,13 @@ async def life() -> AsyncIterator[None]:
     """Open the process' connections, show that it lives, listen for cancels, and be ready to keep house."""
     settings = get_settings()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(watched(max(settings.run_lease, SHORTEST_HANG)))
         Worker.resources = opened = await stack.enter_async_context(resources.opened(settings))
         owner = presence.new_owner()
         model = Illustrated(opened.model, opened.database, opened.storage)
         Worker.runner = runner = Runner(opened.database, model, owner, settings)
         mannered(runner.drain, settings.shutdown_grace)
-        await stack.enter_async_context(presence.present(owner, runner, opened.database, settings))
+        shown = await stack.enter_async_context(presence.present(owner, runner, opened.database, settings))
 
         def cancel(run_id: bytes | None) -> None:
             if run_id is not None:  # a lost signal is no loss: the next line or heartbeat sees the cancel
@@ -51,7 +57,7 @@ async def life() -> AsyncIterator[None]:
         await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel))
         learning = runner.windows.keep_fresh(opened.model)
         await stack.enter_async_context(background(learning, "context windows"))
-        keeping = _keep_house(opened.database, settings)
+        keeping = _keep_house(opened.database, shown, settings)
         await stack.enter_async_context(background(keeping, "housekeeping"))
         storing = _keep_store(opened, settings.storage_sweep_interval)
         await stack.enter_async_context(background(storing, "storekeeping"))
@@ -63,12 +69,13 @@ async def life() -> AsyncIterator[None]:
         yield
 
 
-async def _keep_house(database: Database, settings: Settings) -> None:
+async def _keep_house(database: Database, shown: Presence, settings: Settings) -> None:
     while True:
         try:
-            await housekeeping.sweep(database, settings.run_attempts)
+            await housekeeping.sweep(database, settings.run_attempts, settings.run_lease, shown.may_judge)
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("sweep_failed", error=repr(error))
+            await database.back()  # says once that it is away, and when it is back
         await asyncio.sleep(settings.housekeeping_interval)
 
 
@@ -80,6 +87,7 @@ async def _keep_store(opened: Resources, interval: float) -> None:
             more = (await storekeeping.sweep(opened.database, opened.storage)).more
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("storage_sweep_failed", error=repr(error))
+            await opened.database.back()
         await asyncio.sleep(0 if more else interval)
 
 
@@ -89,6 +97,7 @@ async def _keep_posting(database: Database, interval: float) -> None:
             await webhooks.sweep(database)
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("webhook_sweep_failed", error=repr(error))
+            await database.back()
         await asyncio.sleep(interval)
 
 
