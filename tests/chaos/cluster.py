@@ -12,10 +12,12 @@ import asyncio
 import os
 import shutil
 import signal
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 from urllib.error import URLError
@@ -52,6 +54,7 @@ class Cluster:
         self.slots: list[Slot] = []
         self.environment: dict[str, str] = {}
         self._proxied = proxied
+        self._names: Counter[Kind] = Counter()
         self._hands = ThreadPoolExecutor(1, "servers")
         self._postgres = Postgres(postgres_on(folder))
         with (self._postgres.cluster / "postgresql.auto.conf").open("a") as conf:
@@ -70,11 +73,17 @@ class Cluster:
 
     def add(self, kind: Kind, **environment: str) -> Slot:
         """A further slot, with a process in it."""
-        name = f"{kind}-{sum(slot.kind == kind for slot in self.slots)}"
+        name = f"{kind}-{self._names[kind]}"
+        self._names[kind] += 1
         slot = Slot(name, kind, {**self.environment, **environment}, self.folder, proxied=self._proxied)
         self.slots.append(slot)
         slot.start()
         return slot
+
+    def remove(self, slot: Slot) -> None:
+        """End a slot's process, and forget the slot."""
+        slot.close()
+        self.slots.remove(slot)
 
     async def keep(self) -> None:
         """Replace whoever ended, for ever."""
@@ -166,6 +175,14 @@ async def running(
             cluster.add("worker")
         await cluster.ready()
         yield cluster
+
+
+@contextmanager
+def place() -> Iterator[Path]:
+    """A folder that Postgres can reach as another user."""
+    with tempfile.TemporaryDirectory(prefix="assistantd-chaos-") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 async def until(true: Callable[[], bool | Awaitable[bool]], what: str, patience: float = PATIENCE) -> None:

@@ -97,7 +97,9 @@ class Slot:
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
-        """Begin a life."""
+        """Begin a life; the one before it is over, or about to be."""
+        if self._process is not None:
+            self._process.wait(30)
         number = len(self.lives)
         log = self._folder / f"{self.name}.{number}.log"
         with log.open("wb") as output:

@@ -11,10 +11,8 @@ import asyncio
 import json
 import random
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -25,7 +23,7 @@ from orchestrator.open_files import allow_many
 from tests.chaos import cluster as clusters
 from tests.chaos import report
 from tests.chaos.clients import HEADERS, TROUBLE, WAIT, WEATHER, Client
-from tests.chaos.cluster import Cluster, PostgresStop, ValkeyStop, until
+from tests.chaos.cluster import Cluster, PostgresStop, ValkeyStop, place, until
 from tests.chaos.facts import Facts, gathered
 from tests.chaos.history import History
 from tests.chaos.invariants import violations
@@ -169,14 +167,6 @@ async def _locked(session: aiohttp.ClientSession, api: str, histories: Sequence[
 
     await asyncio.gather(*(one(history) for history in histories))
     return refusing
-
-
-@contextmanager
-def place() -> Iterator[Path]:
-    """A folder that Postgres can reach as another user."""
-    with tempfile.TemporaryDirectory(prefix="assistantd-storm-") as folder:
-        Path(folder).chmod(0o711)
-        yield Path(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

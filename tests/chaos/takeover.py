@@ -14,11 +14,8 @@ import argparse
 import asyncio
 import json
 import os
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, get_args
 
 import aiohttp
@@ -26,7 +23,7 @@ import psutil
 
 from orchestrator.open_files import allow_many
 from tests.chaos import cluster as clusters
-from tests.chaos.cluster import Cluster, until
+from tests.chaos.cluster import Cluster, place, until
 from tests.chaos.slots import Slot
 from tests.chaos.traces import claims, percentile, takeovers
 from tests.stack import API_KEY
@@ -35,47 +32,55 @@ Case = Literal["one of two", "the only one", "frozen"]
 HEADERS = {"Authorization": f"Bearer {API_KEY}"}
 AT_ONCE = 25
 """Runs that are created at the same time."""
+GATE = "lost"
+"""Where the model waits in the middle of each run's second turn."""
 QUESTION = 'run-{number:04} [[tool=no_such_tool:{{}}]] [[text="One two three." hold=lost hold_after=1]]'
 
 
-async def measure(case: Case, runs: int, folder: Path, lease: float = 30.0) -> dict[str, Any]:
-    """The figures of one case. Raises TimeoutError if not all runs are taken over, and end."""
-    async with clusters.running(folder, workers=1, ASSISTANTD_RUN_LEASE=str(lease)) as cluster:
-        victim = cluster.workers[0]
-        timeout = aiohttp.ClientTimeout(total=60)
-        base = f"{cluster.apis[0].base_url}/v1/"
-        async with aiohttp.ClientSession(base, headers=HEADERS, timeout=timeout) as session:
-            created = await _in_flight(cluster, session, runs)
-            if case != "the only one":
-                await cluster.ready(cluster.add("worker"))
-            load = os.getloadavg()[0]
-            life = victim.lose("freeze" if case == "frozen" else "kill")
-            heir = cluster.workers[-1]
-            if case == "the only one":
-                heir.start()
-            used = _cpu(heir)
-            await until(lambda: _taken(cluster, set(created)), "all runs are taken over", patience=90 + lease)
-            used = _cpu(heir) - used
-            if case == "frozen":
-                victim.thaw()
-            cluster.model.release("lost")
-            await until(lambda: _over(session, created), "all runs are completed")
-        seconds = [taken.seconds for taken in takeovers(claims(cluster.workers)) if taken.seconds is not None]
-        began = heir.life.began - (life.lost_at or 0.0) if case == "the only one" else None
-        return {
-            "case": case,
-            "runs": runs,
-            "taken over": len(seconds),
-            "first": _rounded(min(seconds)),
-            "p50": _rounded(percentile(seconds, 0.5)),
-            "p99": _rounded(percentile(seconds, 0.99)),
-            "max": _rounded(max(seconds)),
-            "lease": lease if case == "frozen" else None,
-            "worker ready": began and _rounded(_said(heir, "worker_ready") - (life.lost_at or 0.0)),
-            "asked": _asked(cluster),
-            "heir cpu": _rounded(used),
-            "load": _rounded(load),
-        }
+async def measure(cluster: Cluster, case: Case, runs: int, lease: float = 30.0) -> dict[str, Any]:
+    """The figures of one case, on a cluster that has one worker, or none; the heir stays. Raises TimeoutError if not
+    all runs are taken over, and end.
+    """
+    cluster.model.reset()
+    terms = {"ASSISTANTD_RUN_LEASE": str(lease)}
+    victim = heir = cluster.workers[0] if cluster.workers else cluster.add("worker", **terms)
+    await cluster.ready(victim)
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(f"{cluster.apis[0].base_url}/v1/", headers=HEADERS, timeout=timeout) as session:
+        created = await _in_flight(cluster, session, runs)
+        if case != "the only one":
+            heir = cluster.add("worker", **terms)
+            await cluster.ready(heir)
+        load = os.getloadavg()[0]
+        life = victim.lose("freeze" if case == "frozen" else "kill")
+        if case == "the only one":
+            heir.start()
+        used = _cpu(heir)
+        await until(lambda: len(_taken(cluster, created)) == runs, "all runs are taken over", patience=90 + lease)
+        used = _cpu(heir) - used
+        if case == "frozen":
+            victim.thaw()
+        cluster.model.release(GATE)
+        await until(lambda: _over(session, dict(created)), "all runs are completed")
+    seconds = list(_taken(cluster, created).values())
+    ready = _said(heir, "worker_ready") - (life.lost_at or 0.0)
+    figures = {
+        "case": case,
+        "runs": runs,
+        "taken over": len(seconds),
+        "first": round(min(seconds), 2),
+        "p50": round(percentile(seconds, 0.5) or 0.0, 2),
+        "p99": round(percentile(seconds, 0.99) or 0.0, 2),
+        "max": round(max(seconds), 2),
+        **({"lease": lease} if case == "frozen" else {}),
+        **({"worker ready": round(ready, 2)} if case == "the only one" else {}),
+        "asked": _asked(cluster),
+        "heir cpu": round(used, 2),
+        "load": round(load, 2),
+    }
+    if victim is not heir:
+        cluster.remove(victim)
+    return figures
 
 
 async def _in_flight(cluster: Cluster, session: aiohttp.ClientSession, runs: int) -> dict[str, str]:
@@ -97,24 +102,24 @@ async def _in_flight(cluster: Cluster, session: aiohttp.ClientSession, runs: int
 
 
 def _waiting(cluster: Cluster) -> int:
-    waiting: int = cluster.model.state()["gates"].get("lost", {}).get("waiting", 0)
+    waiting: int = cluster.model.state()["gates"].get(GATE, {}).get("waiting", 0)
     return waiting
 
 
-def _taken(cluster: Cluster, run_ids: set[str]) -> bool:
-    taken = {found.lost.run_id for found in takeovers(claims(cluster.workers)) if found.next is not None}
-    return taken >= run_ids
+def _taken(cluster: Cluster, run_ids: Collection[str]) -> dict[str, float]:
+    """How soon each of these runs was taken over, of those that were."""
+    found = [taken for taken in takeovers(claims(cluster.workers)) if taken.lost.run_id in run_ids]
+    return {taken.lost.run_id: taken.seconds for taken in found if taken.seconds is not None}
 
 
 async def _over(session: aiohttp.ClientSession, created: dict[str, str]) -> bool:
-    for run_id, thread_id in tuple(created.items()):
+    for run_id, thread_id in created.items():
         async with session.get(f"threads/{thread_id}/runs/{run_id}") as response:
             status = (await response.json())["status"]
         if status in ("queued", "in_progress"):
             return False
         if status != "completed":
             raise AssertionError(f"{run_id} is {status}")
-        del created[run_id]
     return True
 
 
@@ -138,10 +143,6 @@ def _cpu(slot: Slot) -> float:
     return float(sum(psutil.Process(slot.pid).cpu_times()[:2]))
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the cases that were asked for, print a line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,12 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", choices=get_args(Case), action="append", help="by default, all")
     options = parser.parse_args(arguments)
     allow_many()
-    for case in options.case or get_args(Case):
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.monotonic()
-            Path(folder).chmod(0o711)
-            figures = asyncio.run(measure(case, options.runs, Path(folder), options.lease))
-        print(json.dumps({**figures, "wall": round(time.monotonic() - began, 1)}), flush=True)  # noqa: T201
+    asyncio.run(_all(options.case or get_args(Case), options.runs, options.lease))
+
+
+async def _all(cases: Sequence[Case], runs: int, lease: float) -> None:
+    with place() as folder:
+        async with clusters.running(folder) as cluster:
+            for case in cases:
+                print(json.dumps(await measure(cluster, case, runs, lease)), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
