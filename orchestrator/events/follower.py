@@ -6,7 +6,8 @@
 
 A run is at rest in `requires_action` and in every terminal status. Pub/sub may lose messages and Redis may lose
 streams: frames are numbered, so a gap is seen and read again, and a silent or empty stream is checked against Postgres,
-whose outcome closes it. A listener that reads slowly fills only its own bounded buffer.
+whose outcome closes it. Where frames are lost for good nothing is relayed behind the hole: once the run is at rest, the
+outcome brings what the listener has missed. A listener that reads slowly fills only its own bounded buffer.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.events import frames
-from orchestrator.events.frames import Cursor
+from orchestrator.events.frames import START, Cursor
+from orchestrator.events.heard import Heard
 from orchestrator.events.publisher import stream_key
 from orchestrator.events.subscriber import Subscriber
 from orchestrator.foreign import Json
@@ -33,8 +35,14 @@ BUFFER = 1000
 PAGE = 500
 """Stream entries read at once."""
 
-Outcome = Callable[[str], Awaitable[bytes | None]]
-"""The closing frame of a run that stands still, from Postgres; None while it moves."""
+AWAY = 2.0
+"""Seconds between two looks at a run while Redis is away."""
+
+Outcome = Callable[[str, Heard, bool], Awaitable[bytes | None]]
+"""The closing frames of a run that stands still, from Postgres; None while it moves.
+
+They end what the listener has heard of; if the last argument says so, they bring what it has not heard of, too.
+"""
 
 
 class Follower:
@@ -61,10 +69,10 @@ class Follower:
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("stream_interrupted", run_id=run_id, error=repr(error))
                 yield PING
-                if closing := await self._outcome(run_id):
+                if closing := await self._outcome(run_id, listener.heard, True):
                     yield closing
                     return
-                await asyncio.sleep(1)
+                await asyncio.sleep(AWAY)
 
     async def _listen(self, run_id: str, listener: "_Listener") -> AsyncGenerator[bytes, None]:
         while not listener.ended:
@@ -72,17 +80,17 @@ class Follower:
             async for batch in self._stored(run_id, listener):
                 told = True
                 yield batch
-            if told and listener.at_rest:
-                return
-            if not told and (closing := await self._outcome(run_id)):
+            if not told and (closing := await self._closing(run_id, listener)):
                 async for batch in self._stored(run_id, listener):  # it may have been told while Postgres was asked
+                    told = True
                     yield batch
-                if not listener.ended:
+                if not told:
                     listener.ended = True
                     yield closing
-                return
-            async for batch in listener.live(self._silence):
-                yield batch
+                continue
+            if not listener.ended:
+                async for batch in listener.live(self._silence):
+                    yield batch
 
     async def _stored(self, run_id: str, listener: "_Listener") -> AsyncGenerator[bytes, None]:
         listener.forget()
@@ -94,9 +102,16 @@ class Follower:
                 if fresh := listener.fresh(fields[b"f"]):
                     yield fresh
             if len(page) < PAGE:
-                listener.ended = listener.at_rest
+                listener.ended = listener.at_rest and not listener.heard.hole
                 return
             since = f"({page[-1][0].decode()}"
+
+    async def _closing(self, run_id: str, listener: "_Listener") -> bytes | None:
+        """The closing frames for a listener that the stream has nothing more to tell."""
+        last: Json = await self._redis.xrevrange(stream_key(run_id), count=1)
+        told = bool(last) and frames.last_event(last[0][1][b"f"]) in frames.RESTING
+        everything = listener.heard.hole or (listener.cursor != START and not told)
+        return await self._outcome(run_id, listener.heard, everything)
 
 
 class _Listener:
@@ -104,8 +119,10 @@ class _Listener:
 
     def __init__(self, after: Cursor) -> None:
         self.cursor = after
+        self.heard = Heard(after)
         self.at_rest = False
         self.ended = False
+        self._last = "thread.run.created"
         self._waiting: deque[bytes] = deque()
         self._lost = False
         self._heard = asyncio.Event()
@@ -124,15 +141,23 @@ class _Listener:
         self._lost = False
 
     def fresh(self, batch: bytes) -> bytes:
-        """The part of a batch that is new to this listener; the cursor moves behind it."""
+        """The part of a batch that is new to this listener and may be relayed; the cursor moves behind the batch.
+
+        The batch comes from the stream, or follows the cursor: what is missing before it is lost.
+        """
         last = frames.last_cursor(batch)
         if last <= self.cursor:
             return b""
+        if self._gap(batch):
+            self.heard.hole = True
         if frames.first_cursor(batch) <= self.cursor:
             batch = b"".join(frame for cursor, frame in frames.split(batch) if cursor > self.cursor)
+        if last.attempt != self.cursor.attempt:
+            self.heard.next_attempt(self._last)
         self.cursor = last
-        self.at_rest = frames.last_event(batch) in frames.RESTING
-        return batch
+        self._last = frames.last_event(batch)
+        self.at_rest = self._last in frames.RESTING
+        return self.heard.follow(batch)
 
     async def live(self, silence: float) -> AsyncGenerator[bytes, None]:
         """Yield what is heard until the run is at rest, something is missing, or nothing came for `silence` seconds."""
@@ -143,9 +168,9 @@ class _Listener:
                     return
                 if fresh := self.fresh(batch):
                     yield fresh
-                    if self.at_rest:
-                        self.ended = True
-                        return
+                if self.at_rest:
+                    self.ended = not self.heard.hole
+                    return
             if self._lost:
                 return
             self._heard.clear()

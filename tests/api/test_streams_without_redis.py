@@ -16,6 +16,7 @@ from orchestrator import resources
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START
+from orchestrator.events.heard import Heard
 from orchestrator.resources import Resources
 from tests.api.checks import check_stream, parse
 from tests.api.http import Http, path_of, read_until
@@ -51,7 +52,7 @@ async def opened(stack: Stack) -> AsyncIterator[Resources]:
 async def test_case_59_when_nobody_can_be_asked_any_more_the_client_raises(
     opened: Resources, unused_tcp_port: int
 ) -> None:
-    async def away(_run_id: str) -> bytes | None:
+    async def away(_run_id: str, _heard: Heard, _everything: bool) -> bytes | None:
         raise OperationalError("SELECT", {}, ConnectionError("secret"))
 
     app = FastAPI()

@@ -9,13 +9,14 @@ from orchestrator import ids
 from orchestrator.events import frames
 from orchestrator.events.follower import BUFFER, PING, Follower
 from orchestrator.events.frames import START, Cursor, Frame, Track
+from orchestrator.events.heard import Heard
 from orchestrator.events.publisher import stream_key
 from orchestrator.resources import Resources
 
 DEADLINE = 60.0
 
 
-async def nothing(_run_id: str) -> bytes | None:
+async def nothing(_run_id: str, _heard: Heard, _everything: bool) -> bytes | None:
     """The outcome of a run that moves."""
     return None
 
@@ -173,7 +174,7 @@ async def test_a_silent_stream_carries_comments(bare: Resources) -> None:
 async def test_the_outcome_closes_a_stream_that_redis_forgot(bare: Resources) -> None:
     closing = b"event: thread.run.completed\ndata: {}\n\n"
 
-    async def over(_run_id: str) -> bytes | None:
+    async def over(_run_id: str, _heard: Heard, _everything: bool) -> bytes | None:
         return closing
 
     forgetful = Follower(bare.redis, bare.subscriber, over, bare.settings)
