@@ -1,7 +1,7 @@
 """A worker is lost with runs in flight: all are taken over, and the model is asked for no finished turn again.
 
-How soon is measured by `python -m tests.chaos.takeover`; here only that it happens. (The worker that is replaced when it
-was the only one is in test_worker_killed.py.)
+How soon is measured by `python -m tests.chaos.takeover`; here only that it happens. (The worker that is replaced when
+it was the only one is in test_worker_killed.py.)
 """
 
 from collections.abc import AsyncIterator
