@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from orchestrator.background import end
 from orchestrator.foreign import Json
 
 
@@ -28,9 +29,7 @@ async def while_connected(
             raise ClientDisconnect
         return False
     finally:
-        for task in (working, departing):
-            task.cancel()
-        await asyncio.gather(working, departing, return_exceptions=True)
+        await end(working, departing)
 
 
 async def _gone(receive: Receive) -> None:

@@ -11,7 +11,9 @@ from orchestrator.foreign import Json
 log = structlog.get_logger(__name__)
 
 INSIST = 0.5
-"""Seconds between the cancellations of a task that does not end: libraries have been seen to swallow one."""
+"""Seconds between the cancellations of a task that does not end. One is often swallowed: `asyncio.wait_for` of Python
+3.11 does when what it waits for has just been done, and redis-py sends each command through it.
+"""
 ATTEMPTS = 20
 
 
@@ -23,13 +25,23 @@ async def background(coroutine: Coroutine[Json, Json, None], name: str) -> Async
     try:
         yield
     finally:
-        for _ in range(ATTEMPTS):
+        await end(task)
+
+
+async def end(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel tasks and return when they have ended, whatever with."""
+    left = set(tasks)
+    for _ in range(ATTEMPTS):
+        for task in left:
             task.cancel()
-            await asyncio.wait([task], timeout=INSIST)
-            if task.done():
-                break
-        else:
-            log.error("background_task_does_not_end", task=name)
+        _, left = await asyncio.wait(left, timeout=INSIST)
+        if not left:
+            break
+    else:
+        log.error("background_task_does_not_end", tasks=[task.get_name() for task in left])
+    for task in set(tasks) - left:
+        if not task.cancelled():
+            task.exception()  # it was looked at: asyncio would complain
 
 
 def _report(task: "asyncio.Task[None]") -> None:

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api import dependencies, sse
-from api.dependencies import Events, OpenResources, ProjectId, Rests, Transaction
+from api import sse
+from api.dependencies import Departure, Events, OpenResources, ProjectId, Rests, Transaction
 from api.errors import QUEUEING, RESPONSES
 from api.polling import poll_after
 from api.responses import page, reply
@@ -83,7 +83,7 @@ async def retrieve(
     project_id: ProjectId,
     resources: OpenResources,
     rests: Rests,
-    departure: dependencies.Departure,
+    departure: Departure,
 ) -> Response:
     """Retrieve a run; with `wait` (an extension), once it is over or waits for outputs, or after so many seconds."""
     run = await runs.retrieve(session, project_id, thread_id, run_id)
