@@ -20,10 +20,18 @@ IS_WAITING = text("waiting")
 """The run was created behind another, and its turn has not come."""
 IS_SUSPECT = text(f"{IS_ACTIVE.text} AND losses > 0")
 """A worker was lost while it carried the run, and nothing was achieved since."""
-HOLDS_PLACE = text("placed AND NOT waiting AND status IN ('queued', 'in_progress', 'cancelling')")
-"""The run counts among those that are at work."""
-LACKS_PLACE = text("status = 'queued' AND NOT placed AND NOT waiting")
-"""The run waits until there is room for it."""
+AT_REST = ("requires_action", "cancelled", "failed", "completed", "incomplete", "expired")
+"""Statuses in which a run does not move by itself."""
+HOLDS_PLACE = text(f"placed AND NOT waiting AND status NOT IN ({', '.join(repr(status) for status in AT_REST)})")
+"""The run counts among those that are at work.
+
+This and the next say what the status is not: had they said what it is, Postgres could take the index of all unfinished
+runs instead of theirs, and now and then it did.
+"""
+LACKS_PLACE = text(
+    HOLDS_PLACE.text.replace("placed AND", "NOT placed AND").replace("(", "('in_progress', 'cancelling', ")
+)
+"""The run is queued, and waits until there is room for it."""
 
 
 class Run(SQLModel, table=True):
@@ -46,7 +54,7 @@ class Run(SQLModel, table=True):
         Index("runs_unfinished_expires_at", "expires_at", postgresql_where=IS_UNFINISHED),
         Index("runs_active_owner", "owner", postgresql_where=IS_ACTIVE),
         Index("runs_active_losses", "losses", postgresql_where=IS_SUSPECT),
-        Index("runs_with_a_place", "project_id", postgresql_where=HOLDS_PLACE),
+        Index("runs_with_a_place", "project_id", "position", postgresql_where=HOLDS_PLACE),
         Index("runs_without_a_place", "project_id", "position", postgresql_where=LACKS_PLACE),
     )
 

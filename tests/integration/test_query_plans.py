@@ -13,7 +13,8 @@ import pytest_asyncio
 from sqlalchemy import ColumnElement, delete, event, insert, select, text
 from sqlmodel import SQLModel, col
 
-from orchestrator import assistants, files, messages, run_steps, runs, threads
+from orchestrator import assistants, files, messages, places, run_steps, runs, threads, turns
+from orchestrator.bounds import Bounds
 from orchestrator.db import Session
 from orchestrator.resources import Resources
 from orchestrator.tables import Assistant, File, Message, Project, Run, RunStep, Thread
@@ -30,6 +31,8 @@ DEEP = 10_000
 """Messages of the long thread; there are as many of others."""
 MANY = 3_000
 """Runs of the long thread, steps of one run, assistants and threads of the project."""
+HELD = 1_000
+"""Runs that hold a place; as many as there are threads beyond them wait for one."""
 LIMIT = 20
 TOUCHED = 4 * LIMIT
 """Rows that a page may cost."""
@@ -81,6 +84,27 @@ def _of_user(user: str) -> Verb:
     return listed
 
 
+async def _standing(session: Session) -> None:
+    await turns.standing(session, PROJECT, LONG)
+
+
+async def _given(session: Session) -> None:
+    await places.seek(session, PROJECT)
+
+
+async def _vacancies(session: Session) -> None:
+    await places.vacancies(session)
+
+
+async def _queue(session: Session) -> None:
+    await places.check_queue(session, PROJECT)
+
+
+LOOKED_AT: dict[Verb, int] = {_standing: 2 * HELD + 10, _given: 3 * HELD, _vacancies: 3 * HELD, _queue: 2 * MANY}
+"""Rows and entries of indexes that may be read: as many as hold a place, whatever else there is; a bitmap reads them
+twice.
+"""
+
 LISTS: dict[str, Case] = {
     "messages": (_messages, Message, col(Message.thread_id) == LONG),
     "messages of a run with thousands": (_of_run(COMMON), Message, col(Message.run_id) == COMMON),
@@ -129,6 +153,14 @@ def _rows() -> Iterator[tuple[type[SQLModel], list[dict[str, Json]]]]:
     ids = [COMMON, RARE, *(f"run_{number}" for number in range(MANY))]
     yield Run, [{"id": id_, "thread_id": LONG, **run} for id_ in ids]
     yield Run, [{"id": f"run_{id_}", "thread_id": id_, **run} for id_ in others]
+    moving = {**run, "status": "queued", "expires_at": 9999999999, "project_id": PROJECT}
+    yield (
+        Run,
+        [
+            {"id": f"run_moving_{number}", "thread_id": id_, "placed": number < HELD, **moving}
+            for number, id_ in enumerate(others)
+        ],
+    )
     yield Message, [_message(number, LONG, _run_of(number)) for number in range(DEEP)]
     yield Message, [_message(number, others[number % MANY], None) for number in range(DEEP, 2 * DEEP)]
     step = {"thread_id": LONG, "assistant_id": "asst_0", "type": "tool_calls", "status": "completed"}
@@ -164,12 +196,12 @@ async def test_a_page_is_an_index_scan_wherever_it_begins(crowded: Resources, na
 
 
 @contextmanager
-def _caught(session: Session) -> Iterator[list[Statement]]:
-    """The statements of the block that list rows, with their values."""
+def _caught(session: Session, word: str = "ORDER BY") -> Iterator[list[Statement]]:
+    """The statements of the block that list rows, or hold another `word`, with their values."""
     found: list[Statement] = []
 
     def note(_1: Json, _2: Json, statement: str, values: Json, *_: Json) -> None:
-        if "ORDER BY" in statement:
+        if word in statement:
             found.append((statement, tuple(values)))
 
     engine = session.get_bind().engine
@@ -198,11 +230,15 @@ async def _check(session: Session, statement: Statement, allowed: frozenset[str]
         await connection.execute("DEALLOCATE listed")
 
 
+def _read(node: Json) -> float:
+    return float((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
+
+
 def _check_plan(plan: Json, which: str, allowed: frozenset[str], found: int) -> None:
     nodes = list(_nodes(plan))
     kinds = {node["Node Type"] for node in nodes}
     scans = [node for node in nodes if "Scan" in node["Node Type"]]
-    read = sum(node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in scans)
+    read = sum(_read(node) for node in scans)
     assert kinds & {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}, (which, plan)
     if all(node["Plan Rows"] <= TOUCHED for node in scans):  # at an end of the list, whatever the list is
         allowed = allowed | FEW
@@ -218,3 +254,53 @@ def _nodes(node: Json) -> Iterator[Json]:
     yield node
     for child in node.get("Plans", ()):
         yield from _nodes(child)
+
+
+PLACES: dict[str, tuple[Verb, Bounds]] = {
+    "a creation or an end, far from the bound": (_standing, Bounds(project=10 * HELD)),
+    "a creation or an end, near the bound": (_standing, Bounds(project=HELD)),
+    "the same where all projects share a bound": (_standing, Bounds(upstream=HELD)),
+    "giving a place away": (_given, Bounds(project=HELD + 1)),
+    "giving none away": (_given, Bounds(project=HELD)),
+    "giving a shared one away": (_given, Bounds(project=HELD + 1, upstream=HELD + 1)),
+    "housekeeping": (_vacancies, Bounds(project=HELD)),
+    "housekeeping where all share a bound": (_vacancies, Bounds(upstream=HELD)),
+    "the length of the queue": (_queue, Bounds(queue=10 * HELD)),
+}
+INDEXES = {"runs_with_a_place", "runs_without_a_place", "runs_waiting", "runs_one_active_per_thread", "runs_pkey"}
+
+
+@pytest.mark.parametrize("name", PLACES)
+async def test_places_are_counted_and_given_away_along_indexes_of_what_moves(crowded: Resources, name: str) -> None:
+    """However many runs a project has had, and however many wait."""
+    verb, bounds = PLACES[name]
+    async with Session(crowded.database.engine) as session:  # what is given away is not kept
+        session.bounds = bounds
+        with _caught(session, "runs") as statements:
+            await verb(session)
+        await session.rollback()
+        assert statements
+
+        for statement, values in statements:
+            for mode in ("force_custom_plan", "force_generic_plan"):
+                plan = await _explained(session, statement, values, mode)
+                nodes = list(_nodes(plan))
+                indexes = {node["Index Name"] for node in nodes if "Index Name" in node}
+                read = sum(_read(node) for node in nodes if "Scan" in node["Node Type"])
+                assert indexes, (mode, plan)
+                assert indexes <= INDEXES, (mode, plan)
+                assert "Seq Scan" not in {node["Node Type"] for node in nodes}, (mode, plan)
+                assert read <= LOOKED_AT[verb], (mode, plan)
+                await session.rollback()
+
+
+async def _explained(session: Session, statement: str, values: tuple[Json, ...], mode: str) -> Json:
+    connection: Json = (await (await session.connection()).get_raw_connection()).driver_connection
+    await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+    await connection.execute(f"PREPARE asked AS {statement}")
+    try:
+        given = f"({', '.join(map(_literal, values))})" if values else ""
+        asked = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE asked{given}"
+        return (await connection.fetchval(asked))[0]["Plan"]
+    finally:
+        await connection.execute("DEALLOCATE asked")

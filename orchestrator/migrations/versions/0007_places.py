@@ -8,8 +8,9 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-HOLDS = "placed AND NOT waiting AND status IN ('queued', 'in_progress', 'cancelling')"
-LACKS = "status = 'queued' AND NOT placed AND NOT waiting"
+RESTS = "'requires_action', 'cancelled', 'failed', 'completed', 'incomplete', 'expired'"
+HOLDS = f"placed AND NOT waiting AND status NOT IN ({RESTS})"
+LACKS = f"NOT placed AND NOT waiting AND status NOT IN ('in_progress', 'cancelling', {RESTS})"
 
 
 def upgrade() -> None:
@@ -21,7 +22,7 @@ def upgrade() -> None:
         " FROM threads WHERE threads.id = runs.thread_id"
         " AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling')"
     )
-    op.create_index("runs_with_a_place", "runs", ["project_id"], postgresql_where=sa.text(HOLDS))
+    op.create_index("runs_with_a_place", "runs", ["project_id", "position"], postgresql_where=sa.text(HOLDS))
     op.create_index("runs_without_a_place", "runs", ["project_id", "position"], postgresql_where=sa.text(LACKS))
 
 

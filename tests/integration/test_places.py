@@ -1,0 +1,571 @@
+"""More runs than there is room for, against the real database: who waits, who is next, and what happens at once."""
+
+import asyncio
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from sqlmodel import col
+
+from orchestrator import assistants, closing, housekeeping, lifecycle, places, projects, runs, threads
+from orchestrator.bounds import Bounds
+from orchestrator.db import Database, Session
+from orchestrator.errors import Busy, InvalidRequest, LeaseLost, RunCancelled
+from orchestrator.events.frames import Track
+from orchestrator.execution.runner import Runner
+from orchestrator.resources import Resources
+from orchestrator.settings import Settings
+from orchestrator.tables import ACTIVE, HOLDS_PLACE, LACKS_PLACE, Project, Run, Thread, now
+from orchestrator.wire.requests import CreateAssistant, CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from tests.integration.scene import Scene
+from tests.stack import Stack
+
+DEADLINE = 60.0
+OTHERS = ("beta", "gamma", "delta")
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}", "output": None}}
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def quiet(bare: Resources) -> AsyncIterator[None]:
+    """No run of another test is left, and none is left to others."""
+    async with bare.database.transaction() as session:
+        await session.execute(sa.delete(Thread))
+    yield
+    async with bare.database.transaction() as session:
+        await session.execute(sa.delete(Thread))
+
+
+class Noting(Database):
+    """A database that notes whom its transactions wake."""
+
+    def __init__(self, bare: Resources, bounds: Bounds) -> None:
+        super().__init__(bare.database.engine, bare.database.publisher, bounds=bounds)
+        self.woken: asyncio.Queue[str] = asyncio.Queue()
+        self.order: list[str] = []
+
+    @asynccontextmanager
+    async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
+        """As everybody's."""
+        async with super().transaction(track) as session:
+            yield session
+        for _, (run_id, _attempt) in session.wakeups:
+            self.order.append(str(run_id))
+            self.woken.put_nowait(str(run_id))
+
+
+class House:
+    """Projects under bounds, and what clients and workers do in them."""
+
+    def __init__(self, bare: Resources, project_id: str, assistant_id: str, bounds: Bounds) -> None:
+        self.database = Noting(bare, bounds)
+        self.bare = dataclasses.replace(bare, database=self.database)
+        self.project_id = project_id
+        self.assistant_id = assistant_id
+
+    @property
+    def order(self) -> list[str]:
+        """The runs in the order in which they were woken."""
+        return self.database.order
+
+    async def other(self, name: str) -> "House":
+        """Another project of the same house."""
+        async with self.database.transaction() as session:
+            await projects.register(session, f"sk-asst-places-{name}-0123456789", name)
+            query = sa.select(col(Project.id)).where(col(Project.name) == name)
+            project_id = (await session.execute(query)).scalar_one()
+            assistant = await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))
+        house = House(self.bare, project_id, assistant.id, self.database.bounds)
+        house.database, house.bare = self.database, self.bare
+        return house
+
+    async def scene(self) -> Scene:
+        """An empty thread."""
+        async with self.database.transaction() as session:
+            thread = await threads.create(session, self.project_id, None)
+        return Scene(self.bare, self.project_id, thread.id, self.assistant_id)
+
+    async def create(self, said: str = "x") -> Run:
+        """A run on a thread of its own."""
+        body = {"assistant_id": self.assistant_id, "thread": {"messages": [{"role": "user", "content": said}]}}
+        async with self.database.transaction() as session:
+            request = CreateThreadAndRun.model_validate(body)
+            return await runs.create_with_thread(session, self.project_id, request, lifetime=600)
+
+    async def claim(self, run: Run, owner: str = "1") -> Run:
+        """Take a run as a worker does."""
+        async with self.database.transaction() as session:
+            claimed = await lifecycle.claim(session, run.id, owner, 60)
+        assert claimed is not None
+        return claimed[0]
+
+    async def end(self, run: Run, ending: str = "completed") -> None:
+        """End a claimed run as its worker does."""
+        error = {"last_error": {"code": "server_error", "message": "x"}} if ending == "failed" else {}
+        async with self.database.transaction() as session:
+            await lifecycle.hold(session, run, ending=True)
+            await closing.end(session, run, ending, attempt="same", **error)  # type: ignore[arg-type]
+
+    async def cancel(self, run: Run) -> None:
+        """Cancel a run as its client does."""
+        async with self.database.transaction() as session:
+            await runs.cancel(session, self.project_id, run.thread_id, run.id)
+
+    async def set_(self, run: Run, **values: object) -> None:
+        """Write columns."""
+        async with self.database.transaction() as session:
+            await session.execute(sa.update(Run).where(col(Run.id) == run.id).values(**values))
+
+    async def with_place(self) -> list[str]:
+        """The runs that hold a place, oldest first."""
+        return await self._where(HOLDS_PLACE)
+
+    async def without(self) -> list[str]:
+        """The runs that wait for one, oldest first."""
+        return await self._where(LACKS_PLACE)
+
+    async def statuses(self) -> dict[str, str]:
+        """All runs."""
+        async with self.database.transaction() as session:
+            return {row.id: row.status for row in await session.execute(sa.select(col(Run.id), col(Run.status)))}
+
+    async def sweep(self) -> housekeeping.Swept:
+        """Keep house."""
+        return await housekeeping.sweep(self.database)
+
+    async def _where(self, condition: sa.TextClause) -> list[str]:
+        async with self.database.transaction() as session:
+            query = sa.select(col(Run.id)).where(condition).order_by(col(Run.position))
+            return list((await session.execute(query)).scalars())
+
+
+@pytest_asyncio.fixture
+async def assistant_id(bare: Resources, project_id: str) -> str:
+    """An assistant of the project."""
+    async with bare.database.transaction() as session:
+        return (await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))).id
+
+
+@pytest.fixture
+def narrow(bare: Resources, project_id: str, assistant_id: str) -> House:
+    """Two places for each project."""
+    return House(bare, project_id, assistant_id, Bounds(project=2))
+
+
+@pytest.fixture
+def shared(bare: Resources, project_id: str, assistant_id: str) -> House:
+    """Four places for all projects together."""
+    return House(bare, project_id, assistant_id, Bounds(upstream=4))
+
+
+def ids(made: Sequence[Run]) -> list[str]:
+    return [run.id for run in made]
+
+
+async def test_what_is_beyond_the_bound_stays_queued_and_nobody_is_woken_for_it(narrow: House) -> None:
+    made = [await narrow.create() for _ in range(4)]
+
+    assert narrow.order == ids(made[:2])
+    assert (await narrow.with_place(), await narrow.without()) == (ids(made[:2]), ids(made[2:]))
+    assert [run.status for run in made] == ["queued"] * 4
+
+
+async def test_a_run_without_a_place_is_not_carried_however_it_is_woken(narrow: House, bare_settings: Settings) -> None:
+    made = [await narrow.create() for _ in range(3)]
+
+    await Runner(narrow.database, narrow.bare.model, "9", bare_settings).run(made[2].id)
+    swept = await narrow.sweep()
+
+    assert (await narrow.statuses())[made[2].id] == "queued"
+    assert (swept.woken, swept.placed) == (0, 0)
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed", "incomplete", "expired"])
+async def test_whatever_the_ending_the_place_goes_to_the_oldest_that_waits(narrow: House, ending: str) -> None:
+    made = [await narrow.create() for _ in range(4)]
+
+    await narrow.end(await narrow.claim(made[0]), ending)
+
+    assert narrow.order == ids(made[:3])
+    assert (await narrow.with_place(), await narrow.without()) == (ids(made[1:3]), ids(made[3:]))
+
+
+async def test_a_cancelled_run_hands_its_place_on_whoever_ends_it(narrow: House) -> None:
+    made = [await narrow.create() for _ in range(5)]
+    claimed = await narrow.claim(made[1])
+
+    await narrow.cancel(made[0])  # nobody is at it: it ends here and now
+    await narrow.cancel(made[1])  # its worker ends it
+    assert await narrow.with_place() == ids(made[1:3])
+    async with narrow.database.transaction() as session:
+        with pytest.raises(RunCancelled):
+            await lifecycle.hold(session, claimed, ending=True)
+        await closing.end(session, claimed, "cancelled", attempt="same")
+
+    assert (await narrow.with_place(), await narrow.without()) == (ids(made[2:4]), ids(made[4:]))
+    assert narrow.order == ids(made[:4])
+
+
+async def test_a_deleted_thread_hands_on_the_places_of_its_runs(narrow: House) -> None:
+    made = [await narrow.create() for _ in range(3)]
+
+    async with narrow.database.transaction() as session:
+        await threads.delete(session, narrow.project_id, made[0].thread_id)
+
+    assert await narrow.with_place() == ids(made[1:])
+
+
+async def test_a_run_that_waits_for_a_place_ends_at_once_when_it_is_cancelled_and_hands_nothing_on(
+    narrow: House,
+) -> None:
+    made = [await narrow.create() for _ in range(4)]
+
+    await narrow.cancel(made[2])
+
+    assert (await narrow.statuses())[made[2].id] == "cancelled"
+    assert (await narrow.with_place(), await narrow.without()) == (ids(made[:2]), ids(made[3:]))
+
+
+async def test_a_run_that_waits_for_a_place_expires_by_the_clock_of_all_and_is_passed_over(narrow: House) -> None:
+    made = [await narrow.create() for _ in range(4)]
+    await narrow.set_(made[2], expires_at=now() - 1)
+
+    await narrow.end(await narrow.claim(made[0]))
+
+    assert (await narrow.with_place(), await narrow.without()) == ([made[1].id, made[3].id], [made[2].id])
+    assert (await narrow.sweep()).expired == 1
+    assert (await narrow.statuses())[made[2].id] == "expired"
+
+
+async def test_the_run_of_a_lost_worker_keeps_its_place(narrow: House) -> None:
+    made = [await narrow.create() for _ in range(3)]
+    await narrow.claim(made[0], "424242")  # nobody holds the lock of that worker
+
+    swept = await narrow.sweep()
+
+    assert (swept.orphaned, swept.placed) == (1, 0)
+    assert await narrow.with_place() == ids(made[:2])
+    taken_over = await narrow.claim(made[0], "2")
+    assert taken_over.attempt == 2
+    await narrow.end(taken_over)
+    assert await narrow.with_place() == ids(made[1:])
+
+
+async def test_a_run_that_waits_for_outputs_holds_no_place_and_gets_the_next_one_when_it_has_them(
+    narrow: House, bare_settings: Settings
+) -> None:
+    body = CreateRun.model_validate(
+        {
+            "assistant_id": narrow.assistant_id,
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+            "additional_messages": [{"role": "user", "content": "[[tool=f:{}]]"}],
+        }
+    )
+    scene = await narrow.scene()
+    async with narrow.database.transaction() as session:
+        asking = await runs.create(session, narrow.project_id, scene.thread_id, body, lifetime=600)
+    others = [await narrow.create() for _ in range(4)]
+    runner = Runner(narrow.database, narrow.bare.model, "9", bare_settings)
+
+    await asyncio.wait_for(runner.run(asking.id), DEADLINE)
+
+    assert (await narrow.statuses())[asking.id] == "requires_action"
+    assert (await narrow.with_place(), await narrow.without()) == (ids(others[:2]), ids(others[2:]))
+    async with narrow.database.transaction() as session:
+        waiting = await runs.retrieve(session, narrow.project_id, asking.thread_id, asking.id)
+        (call,) = (waiting.required_action or {})["submit_tool_outputs"]["tool_calls"]
+        given = SubmitToolOutputs.model_validate({"tool_outputs": [{"tool_call_id": call["id"], "output": "1"}]})
+        await runs.submit_tool_outputs(session, narrow.project_id, asking.thread_id, asking.id, given)
+    assert await narrow.without() == ids([asking, *others[2:]])
+
+    await narrow.end(await narrow.claim(others[0]))
+
+    assert await narrow.with_place() == ids([asking, others[1]])
+    assert narrow.order == ids([asking, *others[:2], asking])
+
+
+async def test_a_run_that_waits_for_its_turn_holds_no_place_and_stands_in_line_by_its_age(narrow: House) -> None:
+    scene = await narrow.scene()
+    first, second = await scene.create(), await scene.create()
+    others = [await narrow.create() for _ in range(3)]
+    assert await narrow.with_place() == ids([first, others[0]])
+
+    await narrow.end(await narrow.claim(first))
+
+    assert await scene.active() == second.id
+    assert await narrow.with_place() == ids([second, others[0]])
+    await narrow.cancel(second)
+    assert await narrow.with_place() == ids(others[:2])
+
+
+async def test_a_run_that_interrupts_stands_in_line_while_the_place_goes_to_whoever_waited_for_it(
+    narrow: House,
+) -> None:
+    scene = await narrow.scene()
+    first = await scene.create()
+    others = [await narrow.create() for _ in range(2)]
+
+    new = await scene.create("interrupt")
+
+    assert (await narrow.statuses())[first.id] == "cancelled"
+    assert (await narrow.with_place(), await narrow.without()) == (ids(others), [new.id])
+
+
+async def test_another_projects_run_does_not_wait_behind_a_thousand_of_ours(narrow: House) -> None:
+    for _ in range(5):
+        await narrow.create()
+
+    theirs = await (await narrow.other("beta")).create()
+
+    assert narrow.order[-1] == theirs.id
+
+
+async def test_of_projects_that_share_a_bound_the_one_with_the_fewest_places_is_next(shared: House) -> None:
+    ours = [await shared.create() for _ in range(4)]
+    await crowd(shared, 200)
+    beta, gamma = await shared.other("beta"), await shared.other("gamma")
+    theirs = [await beta.create() for _ in range(3)]
+    last = await gamma.create()
+    assert shared.order == ids(ours)
+
+    for run in ours[:3]:
+        await shared.end(await shared.claim(run))
+
+    held = {shared.project_id: 2, beta.project_id: 1, gamma.project_id: 1}
+    assert shared.order[4:6] == [theirs[0].id, last.id]
+    assert Counter(await belongings(shared)) == held  # of three with one each, the one that has waited longest was next
+    await gamma.end(await gamma.claim(last))
+    assert shared.order[7:] == [theirs[1].id]
+
+
+async def test_a_project_at_its_own_bound_leaves_shared_places_to_others(
+    bare: Resources, project_id: str, assistant_id: str
+) -> None:
+    house = House(bare, project_id, assistant_id, Bounds(project=1, upstream=2))
+    beta, gamma = await house.other("beta"), await house.other("gamma")
+    made = [await each.create() for each in (house, house, beta, gamma)]
+    assert house.order == ids([made[0], made[2]])
+
+    await beta.end(await beta.claim(made[2]))
+
+    assert house.order[2:] == [made[3].id]
+    await house.end(await house.claim(made[0]))
+    assert house.order[3:] == [made[1].id]
+
+
+async def crowd(house: House, many: int) -> None:
+    """So many runs without a place, put there as they are."""
+    async with house.database.transaction() as session:
+        for _ in range(many):
+            thread = Thread(project_id=house.project_id)
+            session.add(thread)
+            await session.flush()
+            session.add(
+                Run(
+                    thread_id=thread.id,
+                    project_id=house.project_id,
+                    assistant_id=house.assistant_id,
+                    model="gpt-4o",
+                    expires_at=now() + 600,
+                    placed=False,
+                )
+            )
+
+
+async def belongings(house: House) -> list[str]:
+    """Whose the places are."""
+    async with house.database.transaction() as session:
+        return list((await session.execute(sa.select(col(Run.project_id)).where(HOLDS_PLACE))).scalars())
+
+
+@pytest.mark.parametrize("bounds", [Bounds(project=5), Bounds(upstream=5)], ids=["of a project", "of all"])
+async def test_housekeeping_gives_away_what_nobody_has_handed_on(narrow: House, bounds: Bounds) -> None:
+    made = [await narrow.create() for _ in range(8)]
+
+    narrow.database.bounds = bounds  # as if it had been raised
+    first, second = await narrow.sweep(), await narrow.sweep()
+
+    assert (first.placed, second.placed) == (3, 0)
+    assert narrow.order == ids(made[:5])
+    await narrow.set_(made[0], status="completed")  # as if its end had handed nothing on
+    assert (await narrow.sweep()).placed == 1
+    assert narrow.order == ids(made[:6])
+
+
+async def test_a_bound_that_is_lowered_is_reached_by_not_handing_on(narrow: House) -> None:
+    narrow.database.bounds = Bounds(project=4)
+    made = [await narrow.create() for _ in range(6)]
+    narrow.database.bounds = Bounds(project=2)
+
+    for run in made[:3]:
+        await narrow.end(await narrow.claim(run))
+
+    assert await narrow.with_place() == ids(made[3:5])
+
+
+async def test_far_from_a_bound_nothing_is_locked(narrow: House) -> None:
+    locks = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :class")
+
+    async def held(session: Session) -> int:
+        found = await session.execute(locks, {"class": places.LOCK_CLASS})
+        return int(found.scalar_one())
+
+    body = CreateThreadAndRun.model_validate({"assistant_id": narrow.assistant_id})
+    found = {}
+    for bounds in (Bounds(), Bounds(upstream=1000), Bounds(project=2), Bounds(upstream=2)):
+        narrow.database.bounds = bounds
+        async with narrow.database.transaction() as session:
+            await runs.create_with_thread(session, narrow.project_id, body, lifetime=600)
+            found[bounds] = await held(session)
+
+    assert list(found.values()) == [0, 0, 1, 1]
+
+
+async def test_a_full_queue_refuses_and_changes_nothing(narrow: House) -> None:
+    narrow.database.bounds = Bounds(project=1, queue=2)
+    scene = await narrow.scene()
+    before = [await narrow.create() for _ in range(3)]
+
+    with pytest.raises(Busy) as refused:
+        await narrow.create()
+    with pytest.raises(Busy):
+        await scene.create(said="never")
+
+    text = "Rate limit reached for runs of this project. Limit: 2 that wait to begin. Please try again in"
+    assert refused.value.message == f"{text} {refused.value.retry_after}s."
+    assert refused.value.code == "rate_limit_exceeded"
+    assert list(await narrow.statuses()) == ids(before)
+    assert await scene.said() == []
+    await narrow.cancel(before[1])
+    await narrow.create()
+
+
+async def test_twenty_runs_created_at_once_are_asked_of_the_model_two_at_a_time_and_in_their_order(
+    narrow: House, stack: Stack, bare_settings: Settings
+) -> None:
+    model = stack.model
+    await asyncio.to_thread(model.reset)
+    first = [await narrow.create("[[hold=all]]") for _ in range(2)]
+    runner = Runner(narrow.database, narrow.bare.model, "9", bare_settings)
+    carried: list[asyncio.Task[None]] = []
+
+    async def carry() -> None:
+        while len(carried) < 20:
+            carried.append(asyncio.create_task(runner.run(await narrow.database.woken.get())))
+        await asyncio.gather(*carried)
+
+    carrying = asyncio.create_task(carry())
+    await asyncio.gather(*(narrow.create("[[tokens=5 delay=0.01]]") for _ in range(18)))
+    in_line = await narrow.without()
+    await asyncio.to_thread(model.release, "all")
+    await asyncio.wait_for(carrying, DEADLINE)
+
+    assert set((await narrow.statuses()).values()) == {"completed"}
+    assert narrow.order == [*ids(first), *in_line]
+    asked = await asyncio.to_thread(model.requests)
+    assert len(asked) == 20
+    assert most_at_once(asked) == 2
+
+
+def most_at_once(requests: Sequence[dict[str, float]]) -> int:
+    """How many answers were under way at the model server at the same time."""
+    changes = [(each["at"], 1) for each in requests] + [(each["delivered_at"], -1) for each in requests]
+    level = most = 0
+    for _, change in sorted(changes):
+        level += change
+        most = max(most, level)
+    return most
+
+
+class Storm:
+    """Everybody who gives and takes places, all at once, until all runs are over."""
+
+    def __init__(self, houses: Sequence[House], seed: int) -> None:
+        self.houses = houses
+        self.house = houses[0]
+        self.random = random.Random(seed)
+        self.made: list[str] = []
+        self.created = asyncio.Event()
+        self.over = asyncio.Event()
+
+    async def create(self, house: House) -> None:
+        """A client that makes runs, on threads of their own and on one that takes turns."""
+        scene = await house.scene()
+        for _ in range(8):
+            run = await (house.create() if self.random.random() < 0.7 else scene.create())
+            self.made.append(run.id)
+
+    async def carry(self, owner: str) -> None:
+        """A worker that carries out what it is woken for, one way or the other."""
+        while not self.over.is_set():
+            try:
+                run_id = self.house.database.woken.get_nowait()
+            except asyncio.QueueEmpty:
+                await asyncio.sleep(0.005)
+                continue
+            async with self.house.database.transaction() as session:
+                claimed = await lifecycle.claim(session, run_id, owner, 60)
+            if claimed is not None:
+                with suppress(LeaseLost, RunCancelled):
+                    await self.house.end(claimed[0], self.random.choice(("completed", "failed", "incomplete")))
+
+    async def cancel(self) -> None:
+        """A client that cancels runs wherever they stand."""
+        while not self.created.is_set():
+            if self.made:
+                run_id = self.random.choice(self.made)
+                async with self.house.database.transaction() as session:
+                    run = (await session.execute(sa.select(Run).where(col(Run.id) == run_id))).scalar_one()
+                owner = next(house for house in self.houses if house.project_id == run.project_id)
+                with suppress(InvalidRequest):
+                    await owner.cancel(run)
+            await asyncio.sleep(0.03)
+
+    async def watch(self) -> int:
+        """A witness: the most runs that one project, and all together, held at once."""
+        most = 0
+        while not self.over.is_set():
+            owners = Counter(await belongings(self.house))
+            bounds = self.house.database.bounds
+            assert all(held <= bounds.project for held in owners.values())
+            assert owners.total() <= (bounds.upstream or sum(owners.values()))
+            most = max(most, owners.total())
+            if self.created.is_set() and not set((await self.house.statuses()).values()) & set(ACTIVE):
+                self.over.set()
+            await asyncio.sleep(0)
+        return most
+
+    async def keep_house(self) -> None:
+        """Somebody's housekeeping, for what was cancelled while a worker had it."""
+        while not self.over.is_set():
+            await self.house.sweep()
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("bounds", [Bounds(project=2), Bounds(project=3, upstream=4)], ids=["project", "shared"])
+async def test_in_a_storm_no_bound_is_exceeded_nobody_is_left_and_nothing_locks_up(
+    bare: Resources, project_id: str, assistant_id: str, bounds: Bounds
+) -> None:
+    house = House(bare, project_id, assistant_id, bounds)
+    houses = [house, *[await house.other(name) for name in OTHERS[:2]]]
+    storm = Storm(houses, seed=4)
+
+    async def clients() -> None:
+        async with asyncio.TaskGroup() as group:
+            for each in houses * 3:
+                group.create_task(storm.create(each))
+        storm.created.set()
+
+    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as everybody:
+        watching = everybody.create_task(storm.watch())
+        workers = [storm.carry(str(number)) for number in range(1, 4)]
+        for doing in (clients(), storm.cancel(), storm.keep_house(), *workers):
+            everybody.create_task(doing)
+
+    assert len(await house.statuses()) == 72
+    assert watching.result() >= 2
+    assert await house.without() == []
