@@ -15,7 +15,8 @@ import redis as blocking_redis
 from celery import signals
 from redis.asyncio import Redis
 
-from workers.pool import Call, async_task, lifespan
+from workers.drain import GiveBack
+from workers.pool import Call, async_task, lifespan, mannered
 
 URL = os.environ["REDIS_URL"]
 
@@ -33,8 +34,10 @@ app.conf.update(
     worker_soft_shutdown_timeout=float(os.environ.get("POOL_SOFT_SHUTDOWN", "0")),
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
+app.steps["consumer"].add(GiveBack)
 
 trace: "Redis"
+told: dict[str, asyncio.Event] = {}
 
 
 @lifespan
@@ -47,6 +50,9 @@ async def resources() -> AsyncIterator[None]:
     trace = Redis.from_url(URL, decode_responses=True, max_connections=300, socket_timeout=None)  # BLPOP waits longer
     await trace.rpush("lifespan", "entered")
     dying = asyncio.create_task(_die(asyncio.current_task()))
+    if grace := os.environ.get("POOL_GRACE"):
+        told.update(soon=asyncio.Event(), now=asyncio.Event())
+        mannered(lambda now: told["now" if now else "soon"].set(), float(grace))
     try:
         yield
     finally:
@@ -97,6 +103,14 @@ async def until_released(call: Call, key: str) -> None:
         await _note(f"{key}:cancelled", cancelled.args[0])
         raise
     await _note(f"{key}:done", call.id)
+
+
+@async_task(app, name="test.mannerly")
+async def mannerly(key: str, when: str) -> None:
+    """Run until told that the worker is to stop: `soon`, or `now`."""
+    await _note(f"{key}:started", when)
+    await told[when].wait()
+    await _note(f"{key}:ended", when)
 
 
 @async_task(app, name="test.stubborn", soft_time_limit=0.2, time_limit=0.5)

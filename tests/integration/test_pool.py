@@ -446,6 +446,41 @@ def test_a_soft_shutdown_lets_short_tasks_finish_and_gives_long_ones_back(
     assert traces.redis.llen(own.queue) == 1
 
 
+def test_a_worker_that_is_asked_to_stop_tells_its_tasks_and_keeps_nothing_that_it_has_not_begun(
+    start: StartWorker, own: Sender, traces: Traces, key: str
+) -> None:
+    leaving = start(own.queue, 10, POOL_GRACE="600")
+    own("mannerly", key, "soon")
+    own("mannerly", key, "now")
+    traces.take(f"{key}:started", 2)
+
+    leaving.process.send_signal(signal.SIGTERM)
+    assert traces.next(f"{key}:ended") == "soon"
+    own("note", key)  # the one that leaves was the first to wait for it
+    staying = start(own.queue, 10)
+    assert traces.next(key) == "ran"
+    assert leaving.process.poll() is None
+
+    leaving.stop(signal.SIGTERM)  # asked again
+
+    assert traces.next(f"{key}:ended") == "now"
+    assert leaving.process.returncode == 0
+    assert unacknowledged(traces, own.queue) == 0
+    staying.stop(signal.SIGTERM)
+
+
+def test_a_worker_that_is_asked_to_stop_tells_its_tasks_when_the_time_is_over(
+    start: StartWorker, own: Sender, traces: Traces, key: str
+) -> None:
+    worker = start(own.queue, 10, POOL_GRACE="0.2")
+    own("mannerly", key, "now")
+    traces.next(f"{key}:started")
+
+    assert worker.stop(signal.SIGTERM) == 0
+    assert traces.next(f"{key}:ended") == "now"
+    assert unacknowledged(traces, own.queue) == traces.redis.llen(own.queue) == 0
+
+
 def test_the_messages_of_a_killed_worker_stay_unacknowledged_until_the_visibility_timeout(
     start: StartWorker, own: Sender, traces: Traces, key: str
 ) -> None:
