@@ -55,7 +55,7 @@ async def release(session: Session, lease: float) -> int:
     taken = (await session.execute(_release(), {"farthest": 2 * lease})).all()
     dead = await roster.bury(session, LIVING)
     if dead or taken:
-        await _wake_again(session)
+        await wake_again(session)
     had = Counter(row.owner for row in taken)
     for worker in dead:
         log.warning("worker_lost", worker=worker.name, runs=had[worker.owner])
@@ -83,13 +83,15 @@ def _release() -> Select[Json]:
     return told.join(left, left.c.id == freed_.c.id).outerjoin(closed, closed.c.run_id == freed_.c.id)
 
 
-async def _wake_again(session: Session) -> None:
-    """Have runs enqueued that were: a lost worker has the wake-ups that it had fetched in advance.
+async def wake_again(session: Session) -> int:
+    """Have runs enqueued that were: a lost worker has the wake-ups that it had fetched in advance, and so has a Redis
+    that was emptied. Returns how many.
 
     Those that wait because they were lost too often go on waiting.
     """
     again = update(Run).where(IS_ACTIVE, FREE, col(Run.losses) <= attempts.FORGIVEN, col(Run.wake_at) > func.now())
-    await session.execute(again.values(wake_at=func.now()), execution_options={"synchronize_session": False})
+    values = again.values(wake_at=func.now()).returning(col(Run.id))
+    return len((await session.execute(values, execution_options={"synchronize_session": False})).all())
 
 
 async def hopeless(session: Session, most: int, limit: int) -> Sequence[str]:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from orchestrator import housekeeping, presence, resources, storekeeping, webhooks
+from orchestrator import housekeeping, marker, presence, resources, storekeeping, webhooks
 from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.errors import RunCancelled
@@ -54,11 +54,13 @@ async def life() -> AsyncIterator[None]:
             if run_id is not None:  # a lost signal is no loss: the next line or heartbeat sees the cancel
                 runner.interrupt(run_id.decode(), RunCancelled())
 
-        await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel))
+        await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel, at_once=False))
         learning = runner.windows.keep_fresh(opened.model)
         await stack.enter_async_context(background(learning, "context windows"))
         keeping = _keep_house(opened.database, shown, settings)
         await stack.enter_async_context(background(keeping, "housekeeping"))
+        marking = marker.keep_marker(opened.database, opened.redis, settings.housekeeping_interval)
+        await stack.enter_async_context(background(marking, "marker"))
         storing = _keep_store(opened, settings.storage_sweep_interval)
         await stack.enter_async_context(background(storing, "storekeeping"))
         Worker.courier = await stack.enter_async_context(Courier(opened.database, settings))

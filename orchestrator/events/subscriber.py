@@ -3,7 +3,8 @@
 A message is handed to the callbacks of its channel, which must be quick and must not block: a slow listener buffers and
 drops on its own side. Pub/sub forgets: whoever needs every message compares numbers and reads the stream again. When a
 connection breaks, and once more when a subscription stands again, callbacks get None: "you may have missed something".
-The client library reconnects without a word, so a second confirmation is the only sign of it.
+The client library reconnects without a word, so a second confirmation is the only sign of it. A connection whose other
+end is gone says nothing either, so one that is silent is asked for a sign of life.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ class Subscriber:
         self._callbacks: dict[str, set[Callback]] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
         self._pubsub: PubSub | None = None
+        self._away = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Subscriber"]:
@@ -43,19 +45,21 @@ class Subscriber:
             yield self
 
     @asynccontextmanager
-    async def listening(self, channel: str, callback: Callback) -> AsyncIterator[None]:
+    async def listening(self, channel: str, callback: Callback, *, at_once: bool = True) -> AsyncIterator[None]:
         """Call `callback` for each message of `channel` while the block runs; nothing is missed from its first line on.
 
-        Raises TimeoutError if Redis does not confirm the subscription in time.
+        Raises TimeoutError if Redis does not confirm the subscription in time, or ConnectionError if it is away; unless
+        it need not be `at_once`: then callbacks come once Redis is there.
         """
         callbacks = self._callbacks.setdefault(channel, set())
         callbacks.add(callback)
         confirmed = self._confirmed.setdefault(channel, asyncio.Event())
         try:
-            if len(callbacks) == 1 and self._pubsub is not None:
+            # Whoever finds it unconfirmed subscribes: the one who did so first may have left in the middle of it.
+            if not confirmed.is_set() and self._pubsub is not None:
                 await self._pubsub.subscribe(channel)
-            async with asyncio.timeout(self._timeout):
-                await confirmed.wait()
+            if at_once:
+                await self._confirmation(confirmed)
             yield
         finally:
             callbacks.discard(callback)
@@ -63,6 +67,12 @@ class Subscriber:
                 self._callbacks.pop(channel, None)
                 self._confirmed.pop(channel, None)
                 await self._unsubscribe(channel)
+
+    async def _confirmation(self, confirmed: asyncio.Event) -> None:
+        if self._away:
+            raise ConnectionError("Redis is away")
+        async with asyncio.timeout(self._timeout):
+            await confirmed.wait()
 
     async def _unsubscribe(self, channel: str) -> None:
         if self._pubsub is not None:
@@ -79,17 +89,31 @@ class Subscriber:
                     self._pubsub = pubsub  # from here on, whoever listens subscribes; those who came before, now
                     if self._callbacks:
                         await pubsub.subscribe(*self._callbacks)
-                    while True:
-                        message = await pubsub.get_message(timeout=self._timeout)
-                        if message is not None:
-                            self._hand_over(message["type"], message["channel"].decode(), message["data"])
+                    await self._hear(pubsub)
             except Exception as error:  # whatever it was: nobody in this process would hear anything any more
-                log.warning("subscription_lost", error=repr(error))
+                if not self._away:
+                    log.warning("subscription_lost", error=repr(error))
+                self._away = True
             finally:
                 self._pubsub = None
             for channel in tuple(self._callbacks):
                 self._call(channel, None)
             await asyncio.sleep(0.2)
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        """Hand over what comes, until nothing comes any more: not even an answer."""
+        asked = False
+        while True:
+            message = await pubsub.get_message(timeout=self._timeout)
+            if message is not None:
+                asked = self._away = False
+                if message["channel"] is not None:
+                    self._hand_over(message["type"], message["channel"].decode(), message["data"])
+            elif asked:
+                raise TimeoutError("no sign of life")
+            else:
+                asked = True
+                await pubsub.ping(IDLE)
 
     def _hand_over(self, kind: str, channel: str, data: bytes) -> None:
         if kind == "subscribe" and channel in self._confirmed:

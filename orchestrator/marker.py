@@ -1,0 +1,58 @@
+"""Notices that Redis was restarted or emptied: wake-ups may have been lost, so everything that waits is woken again.
+
+A key in Redis says which server it was written on (`run_id`, which each start draws anew). If it is gone, Redis was
+emptied; if it names another server, Redis was restarted, or another has taken its place, and what it got last may not
+have been on disk. Either way what waits for a worker would wait until its wake-up is found unanswered; so it is woken
+at once. Waking too often does no harm.
+"""
+
+import asyncio
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from orchestrator import orphans
+from orchestrator.db import Database
+
+log = structlog.get_logger(__name__)
+
+KEY = "assistantd:marker"
+UNNAMED = b"?"
+"""A server that does not say who it is: only an empty one is noticed then."""
+PATIENCE = 2.0
+"""Longest wait for one look; the next comes soon."""
+
+
+async def keep_marker(database: Database, redis: Redis, interval: float) -> None:
+    """Look every now and then, without an end; while Redis is known to be away there is nothing to see."""
+    while True:
+        await asyncio.sleep(interval)
+        if database.publisher.away:
+            continue
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await look(database, redis)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.debug("marker_not_seen", error=repr(error))
+        except Exception as error:  # the database's trouble, say: the next look tries again
+            log.warning("marker_not_kept", error=repr(error))
+
+
+async def look(database: Database, redis: Redis) -> bool:
+    """Wake what waits if this is not the server that it was, or not its contents. Returns whether it did."""
+    marker, server = await redis.get(KEY), await _server(redis)
+    if marker == server:
+        return False
+    async with database.transaction() as session:
+        woken = await orphans.wake_again(session)
+    await redis.set(KEY, server)
+    log.info("redis_is_another", emptied=marker is None, woken=woken)
+    return True
+
+
+async def _server(redis: Redis) -> bytes:
+    try:
+        return str((await redis.info("server"))["run_id"]).encode()
+    except (ResponseError, KeyError):  # not every provider lets one ask
+        return UNNAMED
