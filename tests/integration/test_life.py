@@ -1,0 +1,123 @@
+"""The life of a run in every order of its steps: clients, two workers, housekeeping and time, over the real database.
+
+Small casts are played in every order each time, large ones in a few that seeds decide. ASSISTANTD_STORM=long plays all
+of them in every order, and then in thousands that nobody has seen: it takes half an hour.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from orchestrator import closing, db, housekeeping, lifecycle
+from orchestrator.db import Session
+from orchestrator.migrate import migrate
+from orchestrator.settings import Settings
+from tests.life.explorer import Broken, every_order, some_order
+from tests.life.world import Cast, Ground
+from tests.stack import Stack
+
+LONG = os.environ.get("ASSISTANTD_STORM") == "long"
+LONGEST = 1800.0
+"""Seconds that a cast is played in the long form."""
+SEEDS = range(2000) if LONG else range(2)
+
+SMALL = [
+    Cast(),
+    Cast(client=("cancel",)),
+    Cast(faults=("lost",), sweeps=1, workers=2),
+    Cast(turns=("call",), client=("submit", "cancel")),
+]
+LARGE = [
+    Cast(faults=("expiry", "timer"), sweeps=1),
+    Cast(client=("interrupt",)),
+    Cast(turns=("fly",), client=("cancel",), faults=("shutdown",)),
+    Cast(turns=("fly",), faults=("lost",), sweeps=1, workers=2),
+    Cast(faults=("lease",), sweeps=1, workers=2),
+    Cast(faults=("killed", "again"), sweeps=1, workers=2),
+    Cast(client=("cancel",), faults=("lost",), sweeps=1, workers=2),
+    Cast(client=("cancel",), faults=("expiry", "timer"), sweeps=1),
+    Cast(client=("cancel",), faults=("shutdown",), sweeps=1),
+    Cast(faults=("shutdown", "again"), workers=2),
+    Cast(turns=("call",), client=("submit",), faults=("expiry",), sweeps=1),
+    Cast(turns=("both",), client=("submit",), faults=("lost",), sweeps=1, workers=2),
+    Cast(client=("enqueue",), faults=("lost",), sweeps=1),
+    Cast(client=("enqueue", "interrupt")),
+    Cast(client=("enqueue", "cancel", "cancel latest"), faults=("expiry",), sweeps=1),
+    Cast(client=("interrupt", "message"), faults=("lost",), sweeps=1, workers=2),
+    Cast(client=("delete",), faults=("lost",), sweeps=1, workers=2),
+    Cast(client=("enqueue", "delete")),
+    Cast(client=("cancel", "reject"), faults=("due", "again"), sweeps=1),
+    Cast(faults=("due", "again"), sweeps=1, workers=2),
+    Cast(
+        turns=("both", "fly", "call"),
+        client=("submit", "enqueue", "interrupt", "submit", "cancel"),
+        faults=("lost", "due", "again", "lease", "expiry", "timer"),
+        workers=2,
+        sweeps=3,
+    ),
+]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def ground(stack: Stack) -> AsyncIterator[Ground]:
+    """A database in which nothing else happens."""
+    url = stack.environment["DATABASE_URL"]
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE DATABASE life")
+    await connection.close()
+    settings = Settings.model_validate({"DATABASE_URL": f"{url.rpartition('/')[0]}/life", "REDIS_URL": "redis://none"})
+    await migrate(settings)
+    engine = db.engine(settings)
+    ground = await Ground.made(engine, settings)
+    yield ground
+    await ground.close()
+    await engine.dispose()
+
+
+@pytest.mark.timeout(0 if LONG else 120)
+@pytest.mark.parametrize("cast", [*SMALL, *LARGE] if LONG else SMALL, ids=str)
+async def test_every_order_of_steps_is_lawful_and_comes_to_rest(ground: Ground, cast: Cast) -> None:
+    explored = await every_order(ground, cast, seconds=LONGEST)
+
+    assert explored.whole or LONG
+
+
+@pytest.mark.timeout(0 if LONG else 120)
+@pytest.mark.parametrize("cast", LARGE, ids=str)
+async def test_any_order_of_steps_is_lawful_and_comes_to_rest(ground: Ground, cast: Cast) -> None:
+    deadline = time.monotonic() + LONGEST / 10
+    for seed in SEEDS:
+        await some_order(ground, cast, seed)
+        if time.monotonic() > deadline:
+            assert LONG
+            break
+
+
+async def nothing(*_: Any, **__: Any) -> None:
+    """A rule that is not there."""
+
+
+async def first_come(session: Session, run: Any, *, ending: bool = False) -> None:
+    """`hold` without the fence."""
+
+
+BROKEN_RULES = {
+    "the fence of attempts": (lifecycle, "hold", first_come, Cast(faults=("lost",), sweeps=1, workers=2)),
+    "the closing of what was torn": (closing, "close_torn", nothing, Cast(faults=("lost",), sweeps=1, workers=2)),
+    "the closing of what is open at the end": (closing, "_close_steps", nothing, Cast(client=("cancel",))),
+    "housekeeping": (housekeeping, "sweep", nothing, Cast(faults=("killed",))),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN_RULES)
+async def test_a_rule_that_is_missing_is_missed(ground: Ground, monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    module, name, instead, cast = BROKEN_RULES[rule]
+    monkeypatch.setattr(module, name, instead)
+
+    with pytest.raises(Broken):
+        await every_order(ground, cast)
