@@ -138,11 +138,10 @@ async def move(
 
 
 class Claimed(NamedTuple):
-    """A run that a worker has taken. `left_behind`: another had it before; `before` is its name, if it is known."""
+    """A run that a worker has taken. `left_behind`: another had it before."""
 
     run: Run
     left_behind: bool = False
-    before: str | None = None
 
 
 async def claim(session: Session, run_id: str, owner: str, lease: float, attempt: int | None = None) -> Claimed | None:
@@ -159,7 +158,7 @@ async def claim(session: Session, run_id: str, owner: str, lease: float, attempt
         told(session, run)
         return Claimed(run)
     run = await change(session, this, ("in_progress",), note, UNOWNED, **terms)
-    return None if run is None else Claimed(run, True, await attempts.before(session, run))
+    return None if run is None else Claimed(run, left_behind=True)
 
 
 def time_left(claimed: Run, lease: float) -> float:

@@ -1,32 +1,23 @@
-"""Carries the runs of one worker process: claims them, lets the loop run, passes interruptions to the right one."""
+"""Carries the runs of one worker process: lets the loop run, and passes interruptions to the right one."""
 
 import asyncio
 from collections.abc import Mapping
 
 import structlog
 
-from orchestrator import closing, db, lifecycle
+from orchestrator import db, lifecycle
 from orchestrator.attempts import Leaving
-from orchestrator.db import Database, Session
-from orchestrator.errors import HandedOver, LeaseLost, RunCancelled, RunFailure, RunStopped
-from orchestrator.execution import past
+from orchestrator.db import Database
+from orchestrator.errors import HandedOver, LeaseLost, RunFailure, RunStopped
+from orchestrator.execution.claims import Claims
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.loop import execute
-from orchestrator.execution.past import Past
-from orchestrator.lifecycle import Claimed
 from orchestrator.model import Model
-from orchestrator.patience import Once, patiently
 from orchestrator.settings import Settings
-from orchestrator.tables import Run
 from orchestrator.tools.registry import toolbox
 from orchestrator.windows import Windows
 
 log = structlog.get_logger(__name__)
-
-CLAIMING = 60.0
-"""Seconds that a wake-up waits for the database; housekeeping sends those again that came to nothing."""
-
-UNREADABLE = {"code": "server_error", "message": "What is stored of this run or of its thread cannot be read."}
 
 
 class Runner:
@@ -35,9 +26,8 @@ class Runner:
     def __init__(self, database: Database, model: Model, owner: str, settings: Settings) -> None:
         self._database = database
         self._model = model
-        self._owner = owner
-        self._lease = settings.run_lease
         self.windows = Windows(settings)
+        self._claims = Claims(database, owner, settings, self.windows)
         self._journals: dict[str, Journal] = {}
         self._claiming: dict[str, RunStopped | None] = {}
         self._draining = False
@@ -56,7 +46,6 @@ class Runner:
             return
         run = journal.run
         with structlog.contextvars.bound_contextvars(run_id=run.id, thread_id=run.thread_id, attempt=run.attempt):
-            log.info("run_claimed", model=run.model)
             try:
                 await self._carry(journal)
             except BaseException as error:  # a shutdown, or the journal cannot be written
@@ -81,7 +70,7 @@ class Runner:
 
     def carried(self) -> Mapping[str, int]:
         """The runs that this process is at, and its attempts at them."""
-        return {run_id: journal.run.attempt for run_id, journal in self._journals.items()}
+        return self._claims.unread | {run_id: journal.run.attempt for run_id, journal in self._journals.items()}
 
     def interrupt(self, run_id: str, why: RunStopped, attempt: int | None = None) -> None:
         """Stop a run if this process is at it, or about to be: a signal may overtake the answer to the claim.
@@ -99,7 +88,7 @@ class Runner:
     async def _claim(self, run_id: str, attempt: int | None) -> Journal | None:
         self._claiming[run_id] = None
         try:
-            journal = await self._claimed(run_id, attempt)
+            journal = await self._claims.take(run_id, attempt)
         finally:
             why = self._claiming.pop(run_id, None)
         if journal is not None:
@@ -111,55 +100,6 @@ class Runner:
             if self._draining:
                 journal.leave()
         return journal
-
-    async def _claimed(self, run_id: str, attempt: int | None) -> Journal | None:
-        async def take(session: Session) -> Journal | None:
-            claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
-            return None if claimed is None else await self._journal(session, claimed)
-
-        once, now = Once(self._database), asyncio.get_running_loop().time()
-        try:
-            return await patiently(self._database, lambda: once.attempt(take), until=now + CLAIMING)
-        except Exception as error:
-            if db.passes(error):
-                raise
-            log.exception("run_unreadable", run_id=run_id)
-            await self._fail_unread(run_id, attempt)
-            return None
-
-    async def _journal(self, session: Session, claimed: Claimed) -> Journal:
-        run = claimed.run
-        deadline = asyncio.get_running_loop().time() + lifecycle.time_left(run, self._lease)
-        if claimed.left_behind:
-            log.info("run_taken_over", run_id=run.id, attempt=run.attempt, before=claimed.before)
-            await closing.close_torn(session, run)
-        context = Past(self._database, run, window := self.windows.of(run.model))
-        await context.begin(session)
-        own = await past.own(session, run)
-        return Journal(self._database, run, session.track(run.id, run.attempt), context, own, window, deadline)
-
-    async def _fail_unread(self, run_id: str, attempt: int | None) -> None:
-        """End a run that could be claimed but not read. Whoever claimed it next would find the same."""
-        async with self._database.transaction() as session:
-            claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
-        if claimed is None:
-            return
-        run = claimed.run
-        track = session.track(run.id, run.attempt)
-        try:
-            async with self._database.transaction(track) as session:
-                ended = await self._end_unread(session, run)
-        except LeaseLost:
-            log.warning("run_left", run_id=run_id, reason="LeaseLost")
-        else:
-            log.info("run_ended", run_id=run_id, status=ended and ended.status)
-
-    async def _end_unread(self, session: Session, run: Run) -> Run | None:
-        try:
-            await lifecycle.hold(session, run, ending=True)
-        except RunCancelled:
-            return await closing.end(session, run, "cancelled", attempt="same")
-        return await closing.end(session, run, "failed", attempt="same", last_error=UNREADABLE)
 
     async def _carry(self, journal: Journal) -> None:
         try:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from orchestrator import assistants, attempts, closing, housekeeping, messages, presence, runs, threads
 from orchestrator.db import Database, Session
 from orchestrator.events.frames import Track
+from orchestrator.execution.claims import Claims
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
@@ -432,13 +433,13 @@ async def test_a_run_that_is_cancelled_before_it_is_found_to_be_unreadable_is_ca
 ) -> None:
     await play.begin()
     await play.set_(truncation_strategy=["x"])
-    end_unread = Runner._end_unread
+    end_unread = Claims.end_unread
 
-    async def overtaken(runner: Runner, session: Session, run: Run) -> Run | None:
+    async def overtaken(claims: Claims, run: Run, claimed: Session | None = None) -> None:
         await play.set_(status="cancelling")
-        return await end_unread(runner, session, run)
+        await end_unread(claims, run, claimed)
 
-    monkeypatch.setattr(Runner, "_end_unread", overtaken)
+    monkeypatch.setattr(Claims, "end_unread", overtaken)
     await play.carry()
 
     assert (await play.row()).status == "cancelled"
