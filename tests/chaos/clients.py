@@ -102,6 +102,7 @@ class Client:
             await asyncio.sleep(0.1)
 
     async def _listen(self, history: History) -> End:
+        history.closing.clear()
         if history.run_id:
             url = f"{self._api(history)}{self._path(history)}/events"
             cursor = {"Last-Event-ID": history.cursor} if history.cursor else {}
@@ -180,8 +181,9 @@ class Client:
                 async with self._session.request(method, f"{self._api()}{path}", json=body, timeout=WAIT) as response:
                     if response.status == 200:
                         return await response.json()
-                    if response.status not in (429, 503):
+                    if response.status < 500 and response.status != 429:
                         raise Refused(response.status, await response.text())
+                    await self._note(self.histories[0], response)
             except TROUBLE:
                 pass
             await asyncio.sleep(0.2)

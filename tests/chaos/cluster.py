@@ -106,6 +106,14 @@ class Cluster:
         """Stop it, with a checkpoint or by force, and start it on its data after so many seconds."""
         await self._do(lambda: self._restart_postgres(how, pause))
 
+    async def stop_postgres(self, how: PostgresStop = "fast") -> None:
+        """Stop it; `start_postgres` goes on with its data."""
+        await self._do(lambda: self._stop_postgres(how))
+
+    async def start_postgres(self) -> None:
+        """Start it again, on its port."""
+        await self._do(self._postgres.start)
+
     async def restart_valkey(self, how: ValkeyStop = "kept", pause: float = 0.0) -> None:
         """Stop it and start it after so many seconds: with its data, with what a kill left of it, or with nothing."""
         await self._do(lambda: self._restart_valkey(how, pause))
@@ -136,11 +144,14 @@ class Cluster:
         await self._do(self._postgres.stop)
         self._hands.shutdown()
 
-    def _restart_postgres(self, how: PostgresStop, pause: float) -> None:
+    def _stop_postgres(self, how: PostgresStop) -> None:
         process = self._postgres.process
         if process is not None and process.pid is not None:
             os.kill(process.pid, signal.SIGINT if how == "fast" else signal.SIGQUIT)
             process.wait_end(PATIENCE)
+
+    def _restart_postgres(self, how: PostgresStop, pause: float) -> None:
+        self._stop_postgres(how)
         time.sleep(pause)
         self._postgres.start()
 

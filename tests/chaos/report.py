@@ -14,8 +14,8 @@ FIGURES = dict[str, Any]
 def figures(plan: Plan, facts: Facts, wall: float, wrong: list[str]) -> FIGURES:
     """All of it, for JSON."""
     taken = takeovers(facts.claims)
-    killed = [each.seconds for each in taken if each.seconds is not None and each.lost.life.loss == "kill"]
-    frozen = [each.seconds for each in taken if each.seconds is not None and each.lost.life.loss == "freeze"]
+    killed = [each.seconds for each in taken if each.seconds is not None and each.loss == "kill"]
+    frozen = [each.seconds for each in taken if each.seconds is not None and each.loss == "freeze"]
     ends = Counter(end for history in facts.histories for end in history.ends)
     return {
         "seed": plan.seed,

@@ -25,14 +25,13 @@ Loss = Literal["kill", "freeze", "term"]
 
 @dataclass
 class Life:
-    """One process in a slot. `lost_at` and `loss`: what was done to it, and when."""
+    """One process in a slot. `losses`: what was done to it, and when."""
 
     slot: str
     number: int
     log: Path
     began: float = field(default_factory=time.time)
-    lost_at: float | None = None
-    loss: Loss | None = None
+    losses: list[tuple[float, Loss]] = field(default_factory=list)
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What it has logged so far, with `at` in unix seconds."""
@@ -114,13 +113,13 @@ class Slot:
         self.wanted = True
         self.lives.append(Life(self.name, number, log))
 
-    def lose(self, how: Loss) -> Life:
-        """Kill it, freeze it, or ask it to end; the life that was lost so."""
+    def lose(self, how: Loss) -> float:
+        """Kill it, freeze it, or ask it to end; returns when."""
         signals = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "term": signal.SIGTERM}
-        life = self.life
-        life.lost_at, life.loss = time.time(), how
+        at = time.time()
+        self.life.losses.append((at, how))
         self._send(signals[how])
-        return life
+        return at
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pace", type=float, default=5.0, help="seconds between two losses of a worker")
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
     parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
-    parser.add_argument("--keep", type=Path, default=None, help="a folder, kept, for logs and data")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder to make and keep: logs, data, facts.json")
     options = parser.parse_args(arguments)
     allow_many()
     seconds = options.seconds or options.runs / 4
@@ -185,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.keep is not None:
         options.keep.mkdir(mode=0o711)
         after = asyncio.run(weathered(plan, options.keep))
+        facts = json.dumps(asdict(after.facts), default=str, indent=1)
+        (options.keep / "facts.json").write_text(facts)
     else:
         with place() as folder:
             after = asyncio.run(weathered(plan, folder))

@@ -52,7 +52,7 @@ async def measure(cluster: Cluster, case: Case, runs: int, lease: float = 30.0) 
             heir = cluster.add("worker", **terms)
             await cluster.ready(heir)
         load = os.getloadavg()[0]
-        life = victim.lose("freeze" if case == "frozen" else "kill")
+        lost_at = victim.lose("freeze" if case == "frozen" else "kill")
         if case == "the only one":
             heir.start()
         used = _cpu(heir)
@@ -63,7 +63,7 @@ async def measure(cluster: Cluster, case: Case, runs: int, lease: float = 30.0) 
         cluster.model.release(GATE)
         await until(lambda: _over(session, dict(created)), "all runs are completed")
     seconds = list(_taken(cluster, created).values())
-    ready = _said(heir, "worker_ready") - (life.lost_at or 0.0)
+    ready = _said(heir, "worker_ready") - lost_at
     figures = {
         "case": case,
         "runs": runs,
@@ -108,8 +108,8 @@ def _waiting(cluster: Cluster) -> int:
 
 def _taken(cluster: Cluster, run_ids: Collection[str]) -> dict[str, float]:
     """How soon each of these runs was taken over, of those that were."""
-    found = [taken for taken in takeovers(claims(cluster.workers)) if taken.lost.run_id in run_ids]
-    return {taken.lost.run_id: taken.seconds for taken in found if taken.seconds is not None}
+    found = [taken for taken in takeovers(claims(cluster.workers)) if taken.run_id in run_ids]
+    return {taken.run_id: taken.seconds for taken in found if taken.seconds is not None}
 
 
 async def _over(session: aiohttp.ClientSession, created: dict[str, str]) -> bool:

@@ -94,7 +94,7 @@ def test_a_violation_is_found(facts: Facts, rule: str) -> None:
 
 
 def test_a_run_that_was_lost_is_taken_over_by_its_next_claim_and_no_other() -> None:
-    victim = Life("worker-0", 0, Path("-"), lost_at=10.0, loss="kill")
+    victim = Life("worker-0", 0, Path("-"), losses=[(10.0, "kill")])
     heir = Life("worker-1", 0, Path("-"))
     found = [
         Claim("run_1", 1, 5.0, None, victim),
@@ -103,7 +103,7 @@ def test_a_run_that_was_lost_is_taken_over_by_its_next_claim_and_no_other() -> N
         Claim("run_3", 1, 5.0, None, victim),  # was cancelled afterwards
     ]
 
-    taken = {each.lost.run_id: each.seconds for each in takeovers(found)}
+    taken = {each.run_id: each.seconds for each in takeovers(found)}
 
     assert taken == {"run_1": 1.5, "run_3": None}
 

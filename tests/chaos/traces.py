@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.chaos.slots import Life, Slot
+from tests.chaos.slots import Life, Loss, Slot
 
 RESTS = frozenset({"run_completed", "run_ended", "run_requires_action", "run_released", "run_left"})
 """What a worker logs when it is done with a run."""
@@ -28,17 +28,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Takeover:
-    """A run that was lost with its worker, and who claimed it next (None: it came to rest without)."""
+    """A run that was lost with its worker, how and when, and who claimed it next (None: it came to rest without)."""
 
-    lost: Claim
+    run_id: str
+    loss: Loss
+    at: float
     next: Claim | None
 
     @property
     def seconds(self) -> float | None:
         """From the loss to the next claim."""
-        if self.next is None or self.lost.life.lost_at is None:
-            return None
-        return self.next.at - self.lost.life.lost_at
+        return None if self.next is None else self.next.at - self.at
 
 
 def claims(slots: Iterable[Slot]) -> list[Claim]:
@@ -56,12 +56,13 @@ def takeovers(found: Iterable[Claim]) -> list[Takeover]:
     for claim in found:
         by_run[claim.run_id].append(claim)
     return [
-        Takeover(claim, later)
+        Takeover(claim.run_id, how, at, following)
         for run in by_run.values()
         for claim in run
-        if claim.life.loss in ("kill", "freeze") and claim.held_at(claim.life.lost_at or 0.0)
-        for later in [_next(run, claim)]
-        if later is not None or claim.life.loss == "kill"
+        for at, how in claim.life.losses
+        if how != "term" and claim.held_at(at)
+        for following in [_next(run, claim)]
+        if following is not None or how == "kill"
     ]
 
 
