@@ -40,7 +40,7 @@ def facts() -> Facts:
     said: Row = {"id": "msg_1", "run_id": "run_1", "status": "completed"}
     said["content"] = [{"type": "text", "text": {"value": PLANNED.text}}]
     heard = [delta(1, "w0001x"), delta(2, " 1 2"), Event("thread.run.completed", {}, "1-3")]
-    history = History(PLANNED, "thread_1", "run_1", "completed", heard, ["broken", "done"])
+    history = History(PLANNED, "thread_1", "run_1", "completed", heard, ends=["broken", "done"])
     steps = [step(1, "tool_calls", 100), step(2, "message_creation", 102)]
     calls = [Call("w0001x", 0, 100.1, 100.9), Call("w0001x", 1, 102.1, 102.9)]
     return Facts([run], steps, [said], calls, [history])
