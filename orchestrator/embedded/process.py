@@ -84,6 +84,11 @@ def tail_of(log: Path, lines: int = 15, since: int = 0) -> str:
         return ""
 
 
+def runs() -> bool:
+    """The probe of a process that is ready when it runs."""
+    return True
+
+
 @dataclass
 class Process:
     """One child. `probe` says whether it is ready to serve; without one it is ready when it runs."""
@@ -93,7 +98,7 @@ class Process:
     log: Path
     env: Mapping[str, str] | None = None
     cwd: Path = Path("/")
-    probe: Callable[[], bool] = lambda: True
+    probe: Callable[[], bool] = runs
     stop_signal: signal.Signals = signal.SIGTERM
     die_signal: signal.Signals = signal.SIGKILL
     launch: Mapping[str, object] = field(default_factory=dict)
@@ -132,6 +137,11 @@ class Process:
         if code is not None:
             raise self.failure(self.how_ended())
         return self.probe()
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether `ready` says more than that it runs."""
+        return self.probe is not runs
 
     def wait_ready(self, timeout: float) -> None:
         """Return when it serves. Raises StartError when it ends before that or needs longer than `timeout`."""

@@ -1,7 +1,8 @@
 """Starts the parts of a stack, keeps them running, and stops them in order.
 
-A part that ends by itself is started again after a pause that grows; a part that does not stay up is given up, and
-the stack with it. Signals only set a flag: every wait in here is short and looks at it.
+A part that ends by itself is started again after a pause that grows. A part that does not come up is given up, and the
+stack with it; one that had served before it ended is not: a run that kills its workers is given up, not the workers.
+Signals only set a flag: every wait in here is short and looks at it.
 """
 
 import signal
@@ -16,7 +17,7 @@ from orchestrator.embedded.warden import collect_orphans
 
 TICK = 0.1
 LONGEST_PAUSE = 10.0
-MAX_FAILURES = 6  # in a row
+MAX_FAILURES = 6  # in a row, of starts after which it never served
 LAST_WORDS = 6  # lines of a log
 STABLE_AFTER = 30.0  # seconds of life after which earlier failures no longer count
 FORCE_AFTER = 1.0  # one Ctrl-C may arrive twice; a second one counts only after this
@@ -55,13 +56,15 @@ class Part:
 
     process: Process | None = field(default=None, init=False)
     spawned_at: float = field(default=0.0, init=False)
-    failures: int = field(default=0, init=False)
+    failures: int = field(default=0, init=False)  # in a row, which the pauses grow with
+    fruitless: int = field(default=0, init=False)  # in a row, of starts after which it never served
+    served: bool = field(default=False, init=False)
     again_at: float | None = field(default=None, init=False)
     recovering: bool = field(default=False, init=False)
 
     def start(self) -> None:
         """Start the process and return at once."""
-        self.again_at = None
+        self.again_at, self.served = None, False
         self.spawned_at = time.monotonic()
         self.process = self.spawn()
 
@@ -72,7 +75,9 @@ class Part:
 
     def pause(self) -> float:
         """Count a failure; how long to wait before the next attempt."""
-        self.failures = 1 if self.age > STABLE_AFTER else self.failures + 1
+        stable = self.age > STABLE_AFTER
+        self.failures = 1 if stable else self.failures + 1
+        self.fruitless = 0 if self.served else 1 if stable else self.fruitless + 1
         return min(self.first_pause * 2.0 ** (self.failures - 1), LONGEST_PAUSE)
 
 
@@ -113,6 +118,7 @@ class Supervisor:
             for part in list(waiting):
                 process = _process(part)
                 if process.ready():
+                    part.served = process.is_probed
                     self.narrator.ready(part.name, part.age)
                     waiting.remove(part)
                 elif part.age > part.ready_within:
@@ -169,7 +175,7 @@ class Supervisor:
         process = _process(part)
         if process.exit_code() is None:
             if part.recovering and _serves(process):
-                part.recovering = False
+                part.recovering, part.served = False, process.is_probed
                 self.narrator.ready(part.name, part.age)
             return
         process.kill_group()  # what it had started must not meet its successor
@@ -186,10 +192,10 @@ class Supervisor:
 
     def _plan_restart(self, part: Part, what: str, tail: str) -> None:
         pause = part.pause()
-        if part.failures >= MAX_FAILURES:
+        if part.fruitless >= MAX_FAILURES:
             self.narrator.trouble(what, tail)
             raise EmbeddedError(
-                f"{part.name} does not stay up: it ended {part.failures} times in a row. Everything is stopped."
+                f"{part.name} does not stay up: it ended {part.fruitless} times in a row. Everything is stopped."
             )
         part.again_at = time.monotonic() + pause
         self.narrator.trouble(f"{what}; starting it again in {pause:g} s", tail)

@@ -2,7 +2,8 @@
 
     python little_stack.py <folder> <program of the stub `worker`> <argument>...
 
-Prints one line for each thing that the narrator is told.
+Prints one line for each thing that the narrator is told. With MARKS, a folder, in the environment the worker is ready
+once there is a file `ready` of its pid, and is told by a file `seen`.
 """
 
 import os
@@ -42,6 +43,9 @@ def run(home: Home, argv: list[str]) -> int:
     supervisor = Supervisor(Lines())
     worker = Process("worker", argv, home.logs / "worker.log")
 
+    if marks := os.environ.get("MARKS"):
+        worker.probe = lambda: _marked(Path(marks), worker.pid)
+
     def spawn() -> Process:
         worker.spawn()
         return worker
@@ -56,7 +60,7 @@ def run(home: Home, argv: list[str]) -> int:
         try:
             for part in parts:
                 supervisor.launch(part)
-            supervisor.await_ready(*parts[:2])  # the worker may crash: that is watched
+            supervisor.await_ready(*parts[: 3 if marks else 2])  # the worker may crash: that is watched
             pids = {part.name: part.process.pid or 0 for part in parts if part.process}
             home.record(State(os.getpid(), "http://127.0.0.1:1/v1", "sk-asst-test", "ready", processes=pids))
             sys.stdout.write("serving\n")
@@ -72,6 +76,13 @@ def run(home: Home, argv: list[str]) -> int:
             bury_the_rest()
             home.forget()
     return 0
+
+
+def _marked(marks: Path, pid: int | None) -> bool:
+    ready = (marks / f"{pid}.ready").exists()
+    if ready:
+        (marks / f"{pid}.seen").touch()
+    return ready
 
 
 def main() -> None:

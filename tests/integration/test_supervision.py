@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.embedded.home import AlreadyRunningError, Home
+from orchestrator.embedded.supervisor import MAX_FAILURES
 from tests.integration.clusters import postgres_on
 
 LITTLE_STACK = Path(__file__).with_name("little_stack.py")
@@ -22,19 +23,27 @@ ROOT = Path(__file__).parents[2]
 FORKER = "import os, time; os.fork() or (os.setsid(), os.fork() and os._exit(0)); time.sleep(600)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 QUIET = "import time; time.sleep(600)"
+SHORT_LIVED = """
+import os, pathlib, time
+mark = pathlib.Path(os.environ["MARKS"], str(os.getpid()))
+mark.with_suffix(".ready").touch()
+while not mark.with_suffix(".seen").exists():
+    time.sleep(0.01)
+raise SystemExit("something kills it")
+"""
 CRASHING = "raise SystemExit('the worker says why')"
 
 
 class LittleStack:
     """little_stack.py as a child of ours, whose lines can be waited for."""
 
-    def __init__(self, folder: Path, worker: str) -> None:
+    def __init__(self, folder: Path, worker: str, **environment: str) -> None:
         self.folder = folder
         if not (folder / "postgres").exists():
             postgres_on(folder)
         self.child = subprocess.Popen(
             [sys.executable, "-P", LITTLE_STACK, folder, sys.executable, "-I", "-S", "-c", worker],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -157,6 +166,21 @@ def test_a_part_that_never_stays_up_is_given_up_with_its_last_words(folder: Path
     assert any("the worker says why" in line for line in stack.lines)
     assert "gave up worker does not stay up: it ended 6 times in a row" in stack.lines[-1]
     assert stack.child.wait(10) == 1
+
+
+def test_a_part_that_serves_each_time_before_it_dies_is_never_given_up(
+    folder: Path, stacks: list[LittleStack], tmp_path: Path
+) -> None:
+    stack = LittleStack(folder, SHORT_LIVED, MARKS=str(tmp_path))
+    stacks.append(stack)
+
+    stack.until("serving")
+    for _ in range(MAX_FAILURES + 1):
+        stack.until("trouble worker ended")
+    stack.child.send_signal(signal.SIGTERM)
+    stack.rest()
+
+    assert stack.child.wait(30) == 0
 
 
 def test_a_second_stack_on_the_same_data_is_told_who_runs(folder: Path, stacks: list[LittleStack]) -> None:
