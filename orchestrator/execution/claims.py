@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 CLAIMING = 60.0
 """Seconds that a wake-up waits for the database; housekeeping sends those again that came to nothing."""
-CALM = 1.0
+CALM = 2.0
 """Seconds that a run which was left behind lets others be claimed before it is read."""
 UNREADABLE = {"code": "server_error", "message": "What is stored of this run or of its thread cannot be read."}
 
