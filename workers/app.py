@@ -42,7 +42,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "socket_timeout": max(settings.redis_timeout, 2.0),
             "socket_connect_timeout": settings.redis_timeout,
             "socket_keepalive": True,
-            "health_check_interval": 10,  # a connection that died without a word is noticed within 21 s
+            "health_check_interval": 5,  # a connection that died without a word is noticed within 11 s
         },
         "task_default_queue": QUEUE,
         "task_ignore_result": True,
@@ -51,6 +51,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "include": ["workers.runs", "workers.housekeeping", "workers.webhooks"],
         "worker_pool": "workers.pool:TaskPool",
+        "worker_consumer": "workers.consumer:Consumer",
         "worker_concurrency": settings.run_concurrency,
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": settings.run_concurrency + ETA_ROOM,
