@@ -5,8 +5,10 @@ of them in every order, and then in thousands that nobody has seen: it takes hal
 """
 
 import os
+import random
 import time
 from collections.abc import AsyncIterator
+from itertools import product
 from typing import Any
 
 import asyncpg
@@ -18,6 +20,7 @@ from orchestrator.db import Session
 from orchestrator.migrate import migrate
 from orchestrator.settings import Settings
 from tests.life.explorer import Broken, every_order, some_order
+from tests.life.pairs import STATES, VERBS, Brake, Pairs
 from tests.life.world import Cast, Ground
 from tests.stack import Stack
 
@@ -25,6 +28,9 @@ LONG = os.environ.get("ASSISTANTD_STORM") == "long"
 LONGEST = 1800.0
 """Seconds that a cast is played in the long form."""
 SEEDS = range(2000) if LONG else range(2)
+
+PAIRS = 4
+"""Pairs that are tried in each state, out of all."""
 
 SMALL = [
     Cast(),
@@ -96,6 +102,24 @@ async def test_any_order_of_steps_is_lawful_and_comes_to_rest(ground: Ground, ca
         if time.monotonic() > deadline:
             assert LONG
             break
+
+
+@pytest_asyncio.fixture(scope="module")
+async def pairs(ground: Ground) -> AsyncIterator[Pairs]:
+    """Two who meet, one of whom can be stopped in the middle."""
+    engine = db.engine(ground.settings)
+    yield Pairs(ground, Brake(engine))
+    await engine.dispose()
+
+
+@pytest.mark.timeout(0 if LONG else 120)
+@pytest.mark.parametrize("state", STATES)
+async def test_two_who_meet_come_one_after_the_other(pairs: Pairs, state: str) -> None:
+    met = list(product(VERBS, VERBS))
+    for first, second in met if LONG else random.Random(state).sample(met, PAIRS):
+        after = 1
+        while await pairs.play(state, first, second, after):
+            after += 1 if LONG else 2
 
 
 async def nothing(*_: Any, **__: Any) -> None:

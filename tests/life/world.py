@@ -131,7 +131,7 @@ class World:
             thread = await threads.create(session, self.ground.project_id, None)
         self.thread_id = thread.id
         await self.client_does("reject")
-        await self._look()
+        await self.look()
 
     # -- steps --
 
@@ -170,7 +170,7 @@ class World:
         else:
             self.faults.remove(what)
             await self._go_wrong(what)
-        await self._look()
+        await self.look()
         self._check(before)
         if stale is not None:
             assert self.rows == before, "an attempt that was over has written"
@@ -188,11 +188,12 @@ class World:
         """What a client may ask for. A refusal is an answer too."""
         try:
             async with self.open.transaction() as session:
-                await self._verbs()[verb](session)
+                await self.verbs()[verb](session)
         except ClientError:
             self.trace.append("  (refused)")
 
-    def _verbs(self) -> dict[str, Callable[[Session], Awaitable[object]]]:
+    def verbs(self) -> dict[str, Callable[[Session], Awaitable[object]]]:
+        """What a client may ask for, by name."""
         project, thread = self.ground.project_id, self.thread_id
         latest = self.rows.runs[-1]["id"] if self.rows.runs else ""
         active = next((run for run in self.rows.runs if run["status"] not in laws.OVER and not run["waiting"]), None)
@@ -264,7 +265,8 @@ class World:
 
     # -- what is seen --
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Read all rows anew."""
         found = orjson.loads(await self.ground.reader.fetchval(READ, self.thread_id))
         self.rows = Rows(found["runs"], found["steps"], found["messages"], found["attempts"])
 
@@ -315,10 +317,11 @@ class World:
             },
             default=str,
         )
-        known: dict[str, str] = {}
-        for id_ in IDS.findall(text):
-            known.setdefault(id_, f"#{len(known)}")
-        return hashlib.sha256(TIMES.sub("T", IDS.sub(lambda found: known[found[0]], text)).encode()).hexdigest()
+        return hashlib.sha256(_canonical(text).encode()).hexdigest()
+
+    def facts(self) -> str:
+        """What Postgres knows, without what differs from one world to the next."""
+        return _canonical(json.dumps(self._facts()))
 
     # -- coming to rest --
 
@@ -359,7 +362,7 @@ class World:
             self.runners["2"] = self._runner("2", self.workers["2"])
         while self.post.wakeups:
             await self._take("2", 0)
-            await self._look()
+            await self.look()
             await self._finish_all()
 
     async def end(self) -> None:
@@ -392,6 +395,14 @@ class World:
 
     def _distinct_wakeups(self) -> list[int]:
         return [place for place, one in enumerate(self.post.wakeups) if one not in self.post.wakeups[:place]]
+
+
+def _canonical(text: str) -> str:
+    """Without ids and times."""
+    known: dict[str, str] = {}
+    for id_ in IDS.findall(text):
+        known.setdefault(id_, f"#{len(known)}")
+    return TIMES.sub("T", IDS.sub(lambda found: known[found[0]], text))
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
