@@ -19,7 +19,7 @@ from orchestrator.errors import Busy, InvalidRequest, LeaseLost, RunCancelled
 from orchestrator.events.frames import Track
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
-from orchestrator.settings import Settings
+from orchestrator.settings import RUN_ATTEMPTS, Settings
 from orchestrator.tables import ACTIVE, HOLDS_PLACE, LACKS_PLACE, Project, Run, Thread, now
 from orchestrator.wire.requests import CreateAssistant, CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from tests.integration.scene import Scene
@@ -252,6 +252,17 @@ async def test_the_run_of_a_lost_worker_keeps_its_place(narrow: House) -> None:
     taken_over = await narrow.claim(made[0], "2")
     assert taken_over.attempt == 2
     await narrow.end(taken_over)
+    assert await narrow.with_place() == ids(made[1:])
+
+
+async def test_a_run_that_is_given_up_hands_its_place_on(narrow: House) -> None:
+    made = [await narrow.create() for _ in range(3)]
+    await narrow.claim(made[0], "424242")
+    await narrow.set_(made[0], losses=RUN_ATTEMPTS)
+
+    swept = [await narrow.sweep() for _ in range(2)]
+
+    assert sum(each.given_up for each in swept) == 1
     assert await narrow.with_place() == ids(made[1:])
 
 
