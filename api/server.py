@@ -66,6 +66,11 @@ class Server(uvicorn.Server):
         self._silence = silence
         self._hurried = False
 
+    @property
+    def draining(self) -> bool:
+        """Whether it was asked to end."""
+        return self._leaving.draining
+
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._hurried = self.should_exit
