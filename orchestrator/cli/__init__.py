@@ -9,7 +9,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from orchestrator.cli import demo, doctor, env, model, processes, testing, up
+from orchestrator.cli import demo, doctor, env, model, processes, run, testing, up
 from orchestrator.cli.console import CommandError, command_name, show_error
 from orchestrator.cli.plain_help import Command, Group
 from orchestrator.errors import AssistantdError
@@ -34,6 +34,7 @@ app.command("up", cls=Command, rich_help_panel=EVERY_DAY)(up.up)
 app.command("env", cls=Command, rich_help_panel=EVERY_DAY)(env.env)
 app.command("demo", cls=Command, rich_help_panel=EVERY_DAY)(demo.demo)
 app.command("doctor", cls=Command, rich_help_panel=EVERY_DAY)(doctor.doctor)
+app.add_typer(run.app, name="run", rich_help_panel=EVERY_DAY)
 app.add_typer(model.app, name="model", rich_help_panel=EVERY_DAY)
 app.command("test", cls=Command, rich_help_panel=EVERY_DAY, context_settings=PASS_ON)(testing.test)
 app.command("api", cls=Command, rich_help_panel=SINGLE)(processes.api)

@@ -11,7 +11,7 @@ from orchestrator import cli
 from orchestrator.cli.up import up
 from orchestrator.embedded.home import Home, State
 
-COMMANDS = ("up", "env", "demo", "doctor", "test", "api", "worker", "beat", "migrate", "model")
+COMMANDS = ("up", "env", "demo", "doctor", "test", "api", "worker", "beat", "migrate", "model", "run")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
