@@ -87,9 +87,12 @@ async def wake_again(session: Session) -> int:
     """Have runs enqueued that were: a lost worker has the wake-ups that it had fetched in advance, and so has a Redis
     that was emptied. Returns how many.
 
-    Those that wait because they were lost too often go on waiting.
+    Those that wait because they were lost too often go on waiting. A row that is locked is left out: somebody is about
+    to claim it, or to end it, and may wait in turn for one that is locked here.
     """
-    again = update(Run).where(IS_ACTIVE, FREE, col(Run.losses) <= attempts.FORGIVEN, col(Run.wake_at) > func.now())
+    later: list[Json] = [col(Run.losses) <= attempts.FORGIVEN, col(Run.wake_at) > func.now()]
+    due = select(col(Run.id)).where(IS_ACTIVE, FREE, *later)
+    again = update(Run).where(col(Run.id).in_(due.with_for_update(key_share=True, skip_locked=True)))
     values = again.values(wake_at=func.now()).returning(col(Run.id))
     return len((await session.execute(values, execution_options={"synchronize_session": False})).all())
 

@@ -54,7 +54,8 @@ OUTCOMES: dict[Kind, str] = {
     "abandoned": "requires_action",
 }
 """How runs of a kind end; the others are completed."""
-LINKS = ("postgres", "valkey", "model")
+LINKS: dict[What, tuple[str, ...]] = {"cut": ("postgres", "valkey"), "blackhole": ("postgres", "valkey", "model")}
+"""The lines that can be disturbed so. (A model that breaks off in the middle of an answer is meant to fail its run.)"""
 CALL = "tool{place}=get_weather:{{}}"
 
 
@@ -169,7 +170,7 @@ def _blows(chance: random.Random, seconds: float, pace: float, lease: float) -> 
         blows.append(Blow(at, api, chance.randrange(8)))
     for at in _times(chance, seconds, pace * 2):
         line: What = chance.choice(("cut", "cut", "blackhole"))
-        blows.append(Blow(at, line, chance.randrange(16), chance.uniform(1, lease), chance.choice(LINKS)))
+        blows.append(Blow(at, line, chance.randrange(16), chance.uniform(1, lease), chance.choice(LINKS[line])))
     return sorted(blows, key=lambda blow: blow.at)
 
 
