@@ -11,7 +11,7 @@ from typing import Any
 from tests.chaos.cluster import Cluster
 from tests.chaos.history import History
 from tests.chaos.plan import Blow
-from tests.chaos.traces import Claim, claims
+from tests.chaos.traces import Claim, Silence, claims, silences
 
 Row = dict[str, Any]
 WORD = re.compile(r"\b(w\d{4,}x)\?")
@@ -50,6 +50,7 @@ class Facts:
     calls: list[Call]
     histories: list[History]
     claims: list[Claim] = field(default_factory=list)
+    silences: list[Silence] = field(default_factory=list)
     blows: list[Blow] = field(default_factory=list)
     locked: list[str] = field(default_factory=list)
 
@@ -115,7 +116,17 @@ async def gathered(
     finally:
         await connection.close()
     calls = [call for request in cluster.model.requests() if (call := _call(request)) is not None]
-    return Facts(runs, steps, messages, calls, list(histories), claims(cluster.workers), list(blows), list(locked))
+    return Facts(
+        runs,
+        steps,
+        messages,
+        calls,
+        list(histories),
+        claims(cluster.workers),
+        silences(cluster.workers),
+        list(blows),
+        list(locked),
+    )
 
 
 def _row(record: Mapping[str, Any]) -> Row:

@@ -11,6 +11,8 @@ from tests.chaos.facts import Call, Facts, Row, ended_at, text_of
 RESTING = ("completed", "incomplete", "failed", "cancelled", "expired", "requires_action")
 HASTE = 2.0
 """Seconds within which a worker writes down an answer that it has heard to its end, however busy the machine is."""
+SILENCE = 15.0
+"""Longer than leases in storms: what was heard in the last of one may be lost with it."""
 LOSING = ("valkey killed", "valkey emptied")
 
 Rule = Callable[[Facts], Iterator[str]]
@@ -187,6 +189,8 @@ def _excused(facts: Facts, run_id: str, call: Call) -> bool:
     told = call.delivered_at or 0.0
     mine = [claim for claim in facts.claims if claim.run_id == run_id and claim.at <= call.at + HASTE]
     if any(told >= at - HASTE for claim in mine for at, _ in claim.life.losses):
+        return True
+    if any(told >= silence.at - SILENCE for silence in facts.silences if silence.run_id == run_id):
         return True
     lines = [blow for blow in facts.blows if blow.what.startswith("postgres") or blow.link in ("postgres", "model")]
     return any(blow.at - HASTE <= told <= blow.at + blow.seconds + 5 * HASTE for blow in lines)

@@ -29,6 +29,7 @@ def figures(plan: Plan, facts: Facts, wall: float, wrong: list[str]) -> FIGURES:
         "lost": sum(not facts.of_word(run.word) for run in plan.runs),
         "recovery after a kill": _spread(killed),
         "recovery after a freeze": _spread(frozen),
+        "leases run out": len(facts.silences),
         "model calls": len(facts.calls),
         "answers lost with their worker": len(asked_again(facts)),
         "streams": dict(ends.most_common()),

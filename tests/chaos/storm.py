@@ -30,7 +30,7 @@ from tests.chaos.invariants import violations
 from tests.chaos.plan import Blow, Plan, drawn
 from tests.chaos.slots import Loss, Slot
 
-LEASE = 4.0
+LEASE = 6.0
 HASTY = "6"
 """Seconds that runs created at the last API instance live."""
 CALM = 120.0

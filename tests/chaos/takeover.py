@@ -58,6 +58,7 @@ async def measure(cluster: Cluster, case: Case, runs: int, lease: float = 30.0) 
         used = _cpu(heir)
         await until(lambda: len(_taken(cluster, created)) == runs, "all runs are taken over", patience=90 + lease)
         used = _cpu(heir) - used
+        await until(lambda: _waiting(cluster) >= runs, "the model is asked again for all")
         if case == "frozen":
             victim.thaw()
         cluster.model.release(GATE)
@@ -74,6 +75,7 @@ async def measure(cluster: Cluster, case: Case, runs: int, lease: float = 30.0) 
         "max": round(max(seconds), 2),
         **({"lease": lease} if case == "frozen" else {}),
         **({"worker ready": round(ready, 2)} if case == "the only one" else {}),
+        **_asked_again(cluster, lost_at),
         "asked": _asked(cluster),
         "heir cpu": round(used, 2),
         "load": round(load, 2),
@@ -132,6 +134,12 @@ def _asked(cluster: Cluster) -> dict[str, int]:
     first = [count for (_, second), count in asked.items() if not second]
     second = [count for (_, second), count in asked.items() if second]
     return {"first least": min(first), "first most": max(first), "least": min(second), "most": max(second)}
+
+
+def _asked_again(cluster: Cluster, lost_at: float) -> dict[str, float]:
+    """How soon the model was asked again, of all runs: then they go on."""
+    again = [request["at"] - lost_at for request in cluster.model.requests() if request["at"] > lost_at]
+    return {f"asked {name}": round(percentile(again, share) or 0.0, 2) for name, share in (("p50", 0.5), ("p99", 0.99))}
 
 
 def _said(slot: Slot, event: str) -> float:

@@ -1,7 +1,9 @@
 """A worker is killed in the middle of a run: another finishes it, and nothing that was answered is asked again."""
 
 import asyncio
+import json
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
+from orchestrator import cli
 from tests import stack as stacks
 from tests.api.http import Http
 from tests.fakes.replies import Reply
@@ -198,3 +202,33 @@ async def test_case_43_runs_that_wait_behind_a_dead_workers_run_get_their_turn(
 
     assert ended.status == "completed"
     assert heard[-1] == "run.cancelled"
+
+
+def test_a_run_that_kills_each_worker_that_carries_it_is_given_up_and_an_innocent_one_completes(
+    own_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_stack.model.reset()
+    most = 3
+    http = Http(own_stack.base_url)
+    victims = []
+    with http.client:
+        guilty = http.start('guilty [[text="Boom." hold=never]]')
+        for kills in range(1, most + 1):
+            victims.append(own_stack.start_worker(ASSISTANTD_RUN_ATTEMPTS=str(most)))
+            own_stack.model.wait_for(lambda state, asked=kills: state["requests"] == asked, timeout=60)  # type: ignore[misc]
+            own_stack.stop(victims[-1])
+        innocent = http.start("innocent")
+        survivor = own_stack.start_worker(ASSISTANTD_RUN_ATTEMPTS=str(most))
+        given_up, done = http.wait(guilty, timeout=60), http.wait(innocent, timeout=60)
+        http.post(f"/threads/{guilty['thread_id']}/messages", {"role": "user", "content": "Still there?"})
+    own_stack.stop(survivor)
+
+    assert (given_up["status"], given_up["last_error"]["code"]) == ("failed", "server_error")
+    assert given_up["last_error"]["message"].startswith("The run was given up: 3 workers in a row were lost")
+    assert done["status"] == "completed"
+    monkeypatch.setenv("DATABASE_URL", own_stack.environment["DATABASE_URL"])
+    shown = json.loads(CliRunner().invoke(cli.app, ["run", "show", guilty["id"], "--json"]).output)
+    names = [f"{socket.gethostname()}:{victim.pid}" for victim in victims]
+    assert [(tried["worker"], tried["outcome"]) for tried in shown["attempts"]] == [
+        (name, "worker died") for name in names
+    ]

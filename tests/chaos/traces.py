@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.chaos.slots import Life, Loss, Slot
 
@@ -41,6 +41,13 @@ class Takeover:
         return None if self.next is None else self.next.at - self.at
 
 
+class Silence(NamedTuple):
+    """A run was taken from a worker that had not renewed its lease: one that was frozen, cut off, or too busy."""
+
+    run_id: str
+    at: float
+
+
 def claims(slots: Iterable[Slot]) -> list[Claim]:
     """All claims by all workers, in their order."""
     found = [claim for slot in slots for life in slot.lives for claim in _claims(life)]
@@ -63,6 +70,17 @@ def takeovers(found: Iterable[Claim]) -> list[Takeover]:
         if how != "term" and claim.held_at(at)
         for following in [_next(run, claim)]
         if following is not None or how == "kill"
+    ]
+
+
+def silences(slots: Iterable[Slot]) -> list[Silence]:
+    """The runs that were taken from workers that live, because their leases had run out."""
+    return [
+        Silence(line["run_id"], line["at"])
+        for slot in slots
+        for life in slot.lives
+        for line in life.lines()
+        if line["event"] == "run_taken_away" and line.get("reason") == "lease ran out"
     ]
 
 
