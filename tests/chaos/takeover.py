@@ -58,7 +58,7 @@ async def measure(cluster: Cluster, case: Case, runs: int, lease: float = 30.0) 
         used = _cpu(heir)
         await until(lambda: len(_taken(cluster, created)) == runs, "all runs are taken over", patience=90 + lease)
         used = _cpu(heir) - used
-        await until(lambda: _waiting(cluster) >= runs, "the model is asked again for all")
+        await until(lambda: len(_asked_since(cluster, lost_at)) >= runs, "the model is asked again for all")
         if case == "frozen":
             victim.thaw()
         cluster.model.release(GATE)
@@ -138,8 +138,12 @@ def _asked(cluster: Cluster) -> dict[str, int]:
 
 def _asked_again(cluster: Cluster, lost_at: float) -> dict[str, float]:
     """How soon the model was asked again, of all runs: then they go on."""
-    again = [request["at"] - lost_at for request in cluster.model.requests() if request["at"] > lost_at]
+    again = _asked_since(cluster, lost_at)
     return {f"asked {name}": round(percentile(again, share) or 0.0, 2) for name, share in (("p50", 0.5), ("p99", 0.99))}
+
+
+def _asked_since(cluster: Cluster, moment: float) -> list[float]:
+    return [request["at"] - moment for request in cluster.model.requests() if request["at"] > moment]
 
 
 def _said(slot: Slot, event: str) -> float:
