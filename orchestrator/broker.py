@@ -1,9 +1,12 @@
 """Connections to the Redis-protocol server: the Celery queue's wake-ups and the event streams travel over it."""
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as ConnectionLost
 
+from orchestrator.foreign import Json
 from orchestrator.settings import Settings
 
 
@@ -23,4 +26,18 @@ def connect(settings: Settings, *, max_connections: int = 20) -> Redis:
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),  # the default of ten would hold a request for a minute
     )
+    plain = pool.connection_class
+    pool.connection_class = type(plain.__name__, (_Honest, plain), {})
     return Redis.from_pool(pool)
+
+
+class _Honest(AbstractConnection):
+    """uvloop calls it a RuntimeError when something is written to a connection that was lost meanwhile; the client
+    library lets that through, and would neither connect again nor tell anybody what it is.
+    """
+
+    async def send_packed_command(self, command: Json, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise ConnectionLost(str(error)) from error

@@ -1,12 +1,14 @@
-"""Notices that Redis was restarted or emptied: wake-ups may have been lost, so everything that waits is woken again.
+"""Notices that wake-ups may have been lost with Redis, or on their way from it, and wakes everything that waits.
 
 A key in Redis says which server it was written on (`run_id`, which each start draws anew). If it is gone, Redis was
 emptied; if it names another server, Redis was restarted, or another has taken its place, and what it got last may not
 have been on disk. Either way what waits for a worker would wait until its wake-up is found unanswered; so it is woken
-at once. Waking too often does no harm.
+at once. The same is done when a worker had to connect again: Redis may have given a wake-up to a connection without
+another end. Waking too often does no harm.
 """
 
 import asyncio
+import threading
 
 import structlog
 from redis.asyncio import Redis
@@ -24,7 +26,7 @@ PATIENCE = 2.0
 """Longest wait for one look; the next comes soon."""
 
 
-async def keep_marker(database: Database, redis: Redis, interval: float) -> None:
+async def keep_marker(database: Database, redis: Redis, interval: float, reconnected: threading.Event) -> None:
     """Look every now and then, without an end; while Redis is known to be away there is nothing to see."""
     while True:
         await asyncio.sleep(interval)
@@ -32,23 +34,26 @@ async def keep_marker(database: Database, redis: Redis, interval: float) -> None
             continue
         try:
             async with asyncio.timeout(PATIENCE):
-                await look(database, redis)
+                await look(database, redis, reconnected)
         except (RedisError, OSError, TimeoutError) as error:
             log.debug("marker_not_seen", error=repr(error))
         except Exception as error:  # the database's trouble, say: the next look tries again
             log.warning("marker_not_kept", error=repr(error))
 
 
-async def look(database: Database, redis: Redis) -> bool:
-    """Wake what waits if this is not the server that it was, or not its contents. Returns whether it did."""
+async def look(database: Database, redis: Redis, reconnected: threading.Event) -> int | None:
+    """Wake what waits if this is not the server that it was, or not its contents, or if we were `reconnected`. Returns
+    how much waited, or None.
+    """
     marker, server = await redis.get(KEY), await _server(redis)
-    if marker == server:
-        return False
+    if marker == server and not reconnected.is_set():
+        return None
+    reconnected.clear()
     async with database.transaction() as session:
         woken = await orphans.wake_again(session)
     await redis.set(KEY, server)
-    log.info("redis_is_another", emptied=marker is None, woken=woken)
-    return True
+    log.info("waiting_runs_woken", count=woken, emptied=marker is None, restarted=marker not in (None, server))
+    return woken
 
 
 async def _server(redis: Redis) -> bytes:

@@ -19,6 +19,7 @@ from orchestrator.resources import Resources
 from orchestrator.settings import Settings, get_settings
 from orchestrator.webhooks import Courier
 from workers.app import app
+from workers.consumer import reconnected
 from workers.pool import async_task, lifespan, mannered
 from workers.watchdog import watched
 
@@ -59,7 +60,7 @@ async def life() -> AsyncIterator[None]:
         await stack.enter_async_context(background(learning, "context windows"))
         keeping = _keep_house(opened.database, shown, settings)
         await stack.enter_async_context(background(keeping, "housekeeping"))
-        marking = marker.keep_marker(opened.database, opened.redis, settings.housekeeping_interval)
+        marking = marker.keep_marker(opened.database, opened.redis, settings.housekeeping_interval, reconnected)
         await stack.enter_async_context(background(marking, "marker"))
         storing = _keep_store(opened, settings.storage_sweep_interval)
         await stack.enter_async_context(background(storing, "storekeeping"))

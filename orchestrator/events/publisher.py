@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import DataError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import DataError, NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from orchestrator.background import background
 from orchestrator.events import frames
@@ -175,12 +175,10 @@ class Publisher:
             for channel, text in signals:
                 pipe.publish(channel, text)
             return _refusal(await pipe.execute(raise_on_error=False))
-        except (RedisError, OSError, TimeoutError) as error:
-            if not isinstance(error, DataError):
-                return repr(error)
+        except (DataError, TypeError, ValueError):  # it would be refused again, and hold up all that follows
             log.exception("events_not_sendable")
-        except Exception:  # whatever it was: a sender that ends, or is stuck, would send nothing for ever
-            log.exception("events_not_sendable")
+        except Exception as error:  # whatever it was: a sender that ends would send nothing for ever
+            return repr(error)
         return None
 
     def _note(self, trouble: str | None) -> None:
