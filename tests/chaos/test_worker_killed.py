@@ -208,7 +208,7 @@ def test_a_run_that_kills_each_worker_that_carries_it_is_given_up_and_an_innocen
     own_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_stack.model.reset()
-    most = 3
+    most = 2
     http = Http(own_stack.base_url)
     victims = []
     with http.client:
@@ -224,7 +224,7 @@ def test_a_run_that_kills_each_worker_that_carries_it_is_given_up_and_an_innocen
     own_stack.stop(survivor)
 
     assert (given_up["status"], given_up["last_error"]["code"]) == ("failed", "server_error")
-    assert given_up["last_error"]["message"].startswith("The run was given up: 3 workers in a row were lost")
+    assert given_up["last_error"]["message"].startswith("The run was given up: 2 workers in a row were lost")
     assert done["status"] == "completed"
     monkeypatch.setenv("DATABASE_URL", own_stack.environment["DATABASE_URL"])
     shown = json.loads(CliRunner().invoke(cli.app, ["run", "show", guilty["id"], "--json"]).output)
