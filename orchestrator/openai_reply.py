@@ -20,7 +20,9 @@ from orchestrator.openai_errors import UpstreamTrouble
 from orchestrator.openai_events import EventSplitter
 
 MAX_REPLY: Final = 64 * 1024 * 1024
+MAX_DOCUMENT: Final = 16 * 1024 * 1024  # it is in memory as a whole
 MAX_CALLS: Final = 128
+MOST_TOKENS: Final = 10**12
 _ALPHABET: Final = string.ascii_letters + string.digits
 _REASONS: Final[dict[str, FinishReason]] = {
     "stop": "stop",
@@ -62,7 +64,7 @@ class Reply:
     def feed(self, chunk: bytes) -> list[Delta]:
         """The deltas in `chunk`, the next bytes of an event stream."""
         self._size += len(chunk)
-        if self._size > MAX_REPLY:
+        if self._size > (MAX_REPLY if self._events is not None else MAX_DOCUMENT):
             raise UpstreamTrouble("reply_too_large")
         if self._events is None:
             self._whole += chunk
@@ -245,11 +247,18 @@ def _usage(usage: Json) -> Usage:
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return Usage(
-        int(usage.get("prompt_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
-        int(prompt.get("cached_tokens") or 0),
-        int(completion.get("reasoning_tokens") or 0),
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+        _count(prompt.get("cached_tokens")),
+        _count(completion.get("reasoning_tokens")),
     )
+
+
+def _count(tokens: Json) -> int:
+    """How many; nothing if that cannot be. Less than nothing would give budgets back, and beyond 64 bits there is no
+    JSON of ours.
+    """
+    return int(tokens or 0) if 0 <= (tokens or 0) <= MOST_TOKENS else 0
 
 
 def _joined(parts: Json) -> str:

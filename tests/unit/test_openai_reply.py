@@ -107,6 +107,15 @@ def test_usage_comes_from_a_chunk_without_choices() -> None:
     assert heard[-1] == Finished("stop", Usage(9, 3, 4, 2), "req_1")
 
 
+@pytest.mark.parametrize("count", ["-7", "1e300", "123456789012345678901234567890", "Infinity", "NaN", "null"])
+def test_usage_that_cannot_be_counts_zero(count: str) -> None:
+    usage = f'{{"prompt_tokens":{count},"completion_tokens":3,"prompt_tokens_details":{{"cached_tokens":{count}}}}}'
+
+    heard = hear(event({"content": "a"}, "stop"), f'data: {{"choices":[],"usage":{usage}}}\n\n'.encode(), DONE)
+
+    assert heard[-1] == Finished("stop", Usage(0, 3, 0, 0), "req_1")
+
+
 def test_usage_that_is_missing_counts_zero() -> None:
     assert hear(event({"content": "a"}, "stop"), DONE)[-1] == Finished("stop", Usage(), "req_1")
 
