@@ -88,6 +88,8 @@ class Follower:
                     listener.ended = True
                     yield closing
                 continue
+            if told and listener.at_rest:  # behind a hole, or it would have ended: look for the rest at once
+                continue
             if not listener.ended:
                 async for batch in listener.live(self._silence):
                     yield batch
