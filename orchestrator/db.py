@@ -38,16 +38,16 @@ ASKING = (0.1, 0.5)
 """Seconds between questions whether the database is back: the first, and the longest."""
 
 
-def engine(settings: Settings, *, patient: bool = False) -> AsyncEngine:
-    """An engine with a bounded pool; connections and statements are waited for at most `settings.database_timeout`
-    seconds.
+def engine(settings: Settings, *, patient: bool = False, connections: int | None = None) -> AsyncEngine:
+    """An engine with a bounded pool, of `settings.database_pool_size` unless told otherwise; connections and statements
+    are waited for at most `settings.database_timeout` seconds.
 
     A `patient` one lets statements take as long as they need (an hour): migrations of large tables do.
     """
     timeout = 3600 if patient else settings.database_timeout
     made = create_async_engine(
         driver_url(settings.database_url.get_secret_value()),
-        pool_size=settings.database_pool_size,
+        pool_size=connections or settings.database_pool_size,
         max_overflow=0,
         pool_timeout=settings.database_queue,
         hide_parameters=True,  # errors would quote messages

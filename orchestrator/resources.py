@@ -45,3 +45,16 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         bounds = Bounds(settings.project_runs, settings.upstream_runs, settings.project_queue)
         database = Database(engine, publisher, webhooks=settings.webhook_url is not None, bounds=bounds)
         yield Resources(settings, database, redis, subscriber, model, storage)
+
+
+@asynccontextmanager
+async def beside(opened: Resources, connections: int) -> AsyncIterator[Database]:
+    """The same database over connections of its own, for what must not stand in line behind a process' runs: when many
+    come at once, the line for a connection of the pool is longer than a lease.
+    """
+    common = opened.database
+    engine = db.engine(opened.settings, connections=connections)
+    try:
+        yield Database(engine, common.publisher, webhooks=common.webhooks, bounds=common.bounds)
+    finally:
+        await engine.dispose()

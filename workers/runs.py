@@ -25,6 +25,8 @@ from workers.watchdog import watched
 
 log = structlog.get_logger(__name__)
 
+UPKEEP = 2
+"""Connections of the heartbeat and of housekeeping."""
 SHORTEST_HANG = 10.0
 """Seconds that the event loop may hang in any case."""
 
@@ -49,7 +51,8 @@ async def life() -> AsyncIterator[None]:
         model = Illustrated(opened.model, opened.database, opened.storage)
         Worker.runner = runner = Runner(opened.database, model, owner, settings)
         mannered(runner.drain, settings.shutdown_grace)
-        shown = await stack.enter_async_context(presence.present(owner, runner, opened.database, settings))
+        upkeep = await stack.enter_async_context(resources.beside(opened, UPKEEP))
+        shown = await stack.enter_async_context(presence.present(owner, runner, upkeep, settings))
 
         def cancel(run_id: bytes | None) -> None:
             if run_id is not None:  # a lost signal is no loss: the next line or heartbeat sees the cancel
@@ -58,7 +61,7 @@ async def life() -> AsyncIterator[None]:
         await stack.enter_async_context(opened.subscriber.listening(CANCELS, cancel, at_once=False))
         learning = runner.windows.keep_fresh(opened.model)
         await stack.enter_async_context(background(learning, "context windows"))
-        keeping = _keep_house(opened.database, shown, settings)
+        keeping = _keep_house(upkeep, shown, settings)
         await stack.enter_async_context(background(keeping, "housekeeping"))
         marking = marker.keep_marker(opened.database, opened.redis, settings.housekeeping_interval, reconnected)
         await stack.enter_async_context(background(marking, "marker"))
