@@ -88,9 +88,7 @@ class Follower:
                     listener.ended = True
                     yield closing
                 continue
-            if told and listener.at_rest:  # behind a hole, or it would have ended: look for the rest at once
-                continue
-            if not listener.ended:
+            if not (listener.ended or (told and listener.at_rest)):  # at rest behind a hole: the rest is looked for
                 async for batch in listener.live(self._silence):
                     yield batch
 
