@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import Row, func, or_, select, update
+from sqlalchemy import Row, case, func, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -28,6 +28,8 @@ BATCH = 200
 """Runs that one sweep ends of each kind; the next sweep takes the next."""
 WAKE_UPS = 2000
 """Runs that one sweep enqueues."""
+SOON = 1.0
+"""Seconds that the wake-up of a run which was taken from its worker may stay unanswered."""
 GRACE = 5
 """Seconds that a live worker has to end an overdue run by itself."""
 
@@ -142,7 +144,9 @@ async def _wake(session: Session, attempts: int) -> int:
     unexpired, hope = col(Run.expires_at) > EPOCH, col(Run.losses) < attempts
     due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, _IS_TIME, unexpired, hope)
     again = update(Run).where(col(Run.id).in_(due.limit(WAKE_UPS).with_for_update(key_share=True, skip_locked=True)))
-    again_ = again.values(wake_at=lifecycle.wake_later()).returning(col(Run.id), col(Run.attempt))
+    left = col(Run.status) == "in_progress"  # by a worker that may hang, and has fetched this wake-up, too
+    later = case((left, func.now() + timedelta(seconds=SOON)), else_=lifecycle.wake_later())
+    again_ = again.values(wake_at=later).returning(col(Run.id), col(Run.attempt))
     woken = (await session.execute(again_, execution_options=UNSEEN)).all()
     for run in woken:
         session.enqueue(lifecycle.EXECUTE, run.id, run.attempt)
