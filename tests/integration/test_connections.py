@@ -56,10 +56,13 @@ async def test_a_request_that_waits_for_the_model_server_holds_no_connection(
 async def test_the_heartbeat_does_not_stand_in_line_behind_the_runs_of_its_process(bare_settings: Settings) -> None:
     settings = bare_settings.model_copy(update={"database_pool_size": 1, "database_queue": DEADLINE})
 
-    async with resources.opened(settings) as opened, resources.beside(opened, 1) as upkeep:
-        async with opened.database.transaction() as session:  # the only one of the pool
-            await session.execute(text("SELECT 1"))
-            async with asyncio.timeout(DEADLINE / 2), upkeep.transaction() as beating:
-                beats = (await beating.execute(text("SELECT 1"))).scalar_one()
+    async with (
+        resources.opened(settings) as opened,
+        resources.beside(opened, 1) as upkeep,
+        opened.database.transaction() as session,
+    ):
+        await session.execute(text("SELECT 1"))  # on the only connection of the pool
+        async with asyncio.timeout(DEADLINE / 2), upkeep.transaction() as beating:
+            beats = (await beating.execute(text("SELECT 1"))).scalar_one()
 
     assert beats == 1
