@@ -123,6 +123,25 @@ def test_a_stream_that_is_lost_midway_still_ends_with_the_outcome(
     assert events[-2].data["status"] == "completed"
 
 
+def test_what_is_gone_from_the_stream_is_told_from_postgres_once_the_run_rests(
+    http: Http, broker: "redis.Redis"
+) -> None:
+    run = http.ask_for_outputs()
+    http.wait(http.post(f"{path_of(run)}/submit_tool_outputs", outputs(run)))
+    whole = http.follow(run)
+    middle = next(event for event in whole if event.name == "thread.message.delta")
+    assert broker.xtrim(f"run:{run['id']}:events", maxlen=1, approximate=False) > 0
+
+    late, resumed = http.follow(run), http.follow(run, last_event_id=middle.id)
+
+    check_stream(late)
+    ends = [(event.name, event.data["id"]) for event in whole if event.name.endswith(".completed")]
+    assert [(event.name, event.data["id"]) for event in late if event.name.endswith(".completed")] == ends
+    assert [(event.name, event.data["id"]) for event in resumed if event.name.endswith(".completed")] == ends
+    assert late[-2] == Event("thread.run.completed", whole[-2].data)
+    assert not [event for event in resumed if event.name.endswith((".created", ".delta"))]
+
+
 def test_case_64_a_run_goes_on_when_its_client_goes_away(http: Http, model: RemoteModelServer) -> None:
     model.script(Reply.text("one two").held("mid", after=1))
     thread = http.thread("Count")
