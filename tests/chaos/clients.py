@@ -91,6 +91,8 @@ class Client:
         while True:
             try:
                 end = await self._listen(history)
+            except aiohttp.ClientConnectorError:
+                end = "refused"
             except TROUBLE:
                 end = "broken"
             history.ends.append(end)
@@ -99,7 +101,7 @@ class Client:
             if not history.run_id:
                 await self._look_up(history)
             self._turn += 1
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
 
     async def _listen(self, history: History) -> End:
         history.closing.clear()
@@ -113,7 +115,7 @@ class Client:
         async with asked as response:
             if response.status != 200:
                 await self._note(history, response)
-                return "broken"
+                return "refused"
             deltas = 0
             async for event in _events(response):
                 if end := history.hear(event):

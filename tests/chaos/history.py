@@ -8,8 +8,8 @@ from orchestrator.events.frames import RESTING
 from tests.api.checks import Event
 from tests.chaos.plan import PlannedRun
 
-End = Literal["done", "error", "broken", "silence"]
-"""How a stream ended. `silence` is the one that must not be: an orderly end without a word."""
+End = Literal["done", "error", "broken", "refused", "silence"]
+"""How a stream ended, or did not begin. `silence` is the one that must not be: an orderly end without a word."""
 
 
 @dataclass

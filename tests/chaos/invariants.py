@@ -9,7 +9,7 @@ from tests.api.checks import Event
 from tests.chaos.facts import Call, Facts, Row, ended_at, text_of
 
 RESTING = ("completed", "incomplete", "failed", "cancelled", "expired", "requires_action")
-HASTE = 2.0
+HASTE = 10.0
 """Seconds within which a worker writes down an answer that it has heard to its end, however busy the machine is."""
 SILENCE = 15.0
 """Longer than leases in storms: what was heard in the last of one may be lost with it."""
@@ -136,12 +136,12 @@ def each_event_comes_once_and_in_order(facts: Facts) -> Iterator[str]:
 
 
 def deltas_are_the_text(facts: Facts) -> Iterator[str]:
-    """Where Redis lost what it had, a client may miss the end of a text; never a part in the middle."""
-    losses = [blow.at for blow in facts.blows if blow.what in LOSING]
+    """Where Redis lost what it had, or a worker died before it had told all, a client may miss the end of a text; never
+    a part in the middle.
+    """
     texts = {message["id"]: (message["status"], text_of(message)) for message in facts.messages}
     for history in facts.histories:
-        run = next(iter(facts.of_word(history.planned.word)), None)
-        spared = run is not None and not any(run["created_at"] - 1 <= at for at in losses)
+        spared = all(_spared(facts, run) for run in facts.of_word(history.planned.word))
         for message_id, heard in history.texts().items():
             status, text = texts.get(message_id, ("unknown", ""))
             if not all(history.planned.text.startswith(each) for each in heard):
@@ -151,12 +151,17 @@ def deltas_are_the_text(facts: Facts) -> Iterator[str]:
 
 
 def duplicates(facts: Facts) -> list[Call]:
-    """Calls for a turn that was in the database already, or that a later turn had been built on."""
+    """Calls for a turn that was in the database already, or that a later turn had been built on.
+
+    Not those of a worker that was about to ask when it was frozen: nobody can keep it from finishing its sentence.
+    """
+    runs = {run["word"]: run["id"] for run in facts.runs}
     written = _written(facts)
     found = []
     for (word, turn), calls in facts.calls_by_turn.items():
         at = written.get((word, turn))
-        found += [call for call in calls if at is not None and call.at > at]
+        late = [call for call in calls if at is not None and call.at > at]
+        found += [call for call in late if not _thawed(facts, runs.get(word, ""), call)]
     return found
 
 
@@ -182,6 +187,27 @@ def _written(facts: Facts) -> dict[tuple[str, int], float]:
             if step["written_at"] is not None:
                 found.setdefault((run["word"], turn), step["written_at"])
     return found
+
+
+def _thawed(facts: Facts, run_id: str, call: Call) -> bool:
+    """Whether a worker that had the run has just been let go on after a freeze."""
+    frozen = [blow for blow in facts.blows if blow.what == "freeze worker"]
+    thaws = [blow.at + blow.seconds for blow in frozen]
+    mine = [claim for claim in facts.claims if claim.run_id == run_id]
+    had = any(how == "freeze" and claim.held_at(at) for claim in mine for at, how in claim.life.losses)
+    return had and any(at - 1 <= call.at <= at + 1 for at in thaws)
+
+
+def _spared(facts: Facts, run: Row) -> bool:
+    """Whether all that was told of a run was surely heard by Redis, and kept there."""
+    if any(blow.what in LOSING and blow.at >= run["created_at"] - 1 for blow in facts.blows):
+        return False
+    return not any(
+        how == "kill" and claim.at <= at <= (claim.until or at) + HASTE
+        for claim in facts.claims
+        if claim.run_id == run["id"]
+        for at, how in claim.life.losses
+    )
 
 
 def _excused(facts: Facts, run_id: str, call: Call) -> bool:
