@@ -5,12 +5,15 @@ heard of, and, where frames were lost, those that it has not heard of: the text 
 no ids: who comes back behind the last id that it had hears the outcome again.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeAlias
 
+import structlog
 from sqlalchemy import select
 from sqlmodel import col
 
+from orchestrator import db
 from orchestrator.db import Database
 from orchestrator.events import frames
 from orchestrator.events.frames import RESTING
@@ -18,6 +21,13 @@ from orchestrator.events.heard import Heard, Told, untold
 from orchestrator.foreign import Json
 from orchestrator.tables import Message, Run, RunStep
 from orchestrator.wire import objects
+
+log = structlog.get_logger(__name__)
+
+PATIENCE = 60.0
+"""Seconds that the database may be away before silent streams end with an error: clients come back to them."""
+LONGEST_LOOK = 5.0
+"""Seconds that a stream is silent for the sake of one look."""
 
 Event: TypeAlias = tuple[str, bytes]
 Outcome: TypeAlias = Callable[[str, Heard, bool], Awaitable[bytes | None]]
@@ -37,7 +47,26 @@ STEP_BEGUN: dict[str, Json] = {
 def outcome_of(database: Database) -> Outcome:
     """A function from a run's id, what a listener has heard of it, and whether all else is to be told, to the closing
     frames: None while the run moves, a comment if it is gone.
+
+    None, too, while the database is away: what is told meanwhile comes from Redis. After `PATIENCE` seconds of that,
+    raises what the database raised.
     """
+    away: float | None = None
+
+    async def patient(run_id: str, heard: Heard, everything: bool) -> bytes | None:
+        nonlocal away
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(LONGEST_LOOK):
+                found = await outcome(run_id, heard, everything)
+        except Exception as error:
+            away = away or now
+            if not db.passes(error) or now - away > PATIENCE:
+                raise
+            log.warning("outcome_unknown", run_id=run_id, error=db.describe(error))
+            return None
+        away = None
+        return found
 
     async def outcome(run_id: str, heard: Heard, everything: bool) -> bytes | None:
         steps: list[RunStep] = []
@@ -57,7 +86,7 @@ def outcome_of(database: Database) -> Outcome:
         told = [*_untold(run, steps, messages, heard, everything), (event, objects.dump(objects.run(run)))]
         return b"".join(_frame(name, data) for name, data in told)
 
-    return outcome
+    return patient
 
 
 def _untold(

@@ -8,14 +8,17 @@ from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from orchestrator import db, presence, runs
+from orchestrator import db, outcomes, presence, runs
 from orchestrator.attempts import XID
 from orchestrator.db import Database, Session
 from orchestrator.errors import RunCancelled
 from orchestrator.events import frames
+from orchestrator.events.frames import START
+from orchestrator.events.heard import Heard
 from orchestrator.events.publisher import stream_key
 from orchestrator.execution.runner import Runner
 from orchestrator.patience import Once, patiently
@@ -217,3 +220,17 @@ async def test_a_session_that_falls_silent_loses_its_locks_and_is_told_so_in_pas
     await silent.dispose()
 
     assert db.passes(told.value)
+
+
+async def test_a_silent_stream_outlasts_the_database_for_a_while(
+    bare: Resources, bare_settings: Settings, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = SecretStr(f"postgresql://nobody:secret@127.0.0.1:{unused_tcp_port}/nothing")
+    away = Database(db.engine(bare_settings.model_copy(update={"database_url": nowhere})), bare.database.publisher)
+    outcome = outcomes.outcome_of(away)
+
+    assert await outcome("run_1", Heard(START), False) is None
+    monkeypatch.setattr(outcomes, "PATIENCE", 0.0)
+    with pytest.raises(ConnectionRefusedError):
+        await outcome("run_1", Heard(START), False)
+    await away.engine.dispose()
