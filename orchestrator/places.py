@@ -96,14 +96,15 @@ async def check_queue(session: Session, project_id: str) -> None:
         raise Busy(QUEUE_IS_FULL.format(queue=session.bounds.queue, seconds=seconds), retry_after=seconds)
 
 
-async def seek(session: Session, project_id: str) -> int:
-    """Give the places that are free to the runs that wait for them, in order; returns how many got one.
+async def seek(session: Session, project_id: str, until: str | None = None) -> int:
+    """Give the places that are free to the runs that wait for them, in order, at the latest `until` that run has one.
+    Returns how many got one.
 
     For whoever has just made a run wait, and for housekeeping.
     """
     shared = session.bounds.upstream is not None
     await session.execute(LOCK, {"class": LOCK_CLASS, "shared": shared, "project": project_id})
-    return await _give(session, project_id, BATCH)
+    return await _give(session, project_id, BATCH, until)
 
 
 async def hand_on(session: Session, project_id: str, *, waiting: bool) -> None:
@@ -125,14 +126,14 @@ async def vacancies(session: Session) -> list[str]:
 # -- giving places away --
 
 
-async def _give(session: Session, project_id: str, most: int) -> int:
+async def _give(session: Session, project_id: str, most: int, until: str | None = None) -> int:
     bounds = session.bounds
     asked: dict[str, Json] = {"project": bounds.project}
     if bounds.upstream is None:
         placed = list(await session.execute(_of_project(), {**asked, "of_project": project_id, "most": most}))
     else:
         placed = []
-        while len(placed) < most:
+        while len(placed) < most and not (placed and placed[-1].id == until):
             one = (await session.execute(_of_all(), {**asked, "upstream": bounds.upstream})).one_or_none()
             if one is None:
                 break

@@ -79,7 +79,7 @@ async def _start(session: Session, run: Run, standing: turns.Standing) -> Run:
     if run.placed:
         lifecycle.wake(session, run)
     else:
-        await places.seek(session, run.project_id)
+        await places.seek(session, run.project_id, until=run.id)
     return run
 
 
