@@ -72,7 +72,8 @@ class Claims:
             return None
         if taken is not None:
             run = taken if isinstance(taken, Run) else taken.run
-            log.info("run_claimed", run_id=run.id, thread_id=run.thread_id, attempt=run.attempt, model=run.model)
+            known = {"run_id": run.id, "thread_id": run.thread_id, "attempt": run.attempt}
+            log.info("run_claimed", **known, worker=attempts.worker(), model=run.model)
         return await self._take_over(taken) if isinstance(taken, Run) else taken
 
     async def _take_over(self, run: Run) -> Journal | None:

@@ -1,4 +1,4 @@
-"""Alembic's scripts: the schema's history. Their revisions are numbers of four digits, so that later ones are greater."""
+"""Alembic's scripts: the schema's history. Revisions are numbers of four digits, so that later ones are greater."""
 
 from pathlib import Path
 
