@@ -1,34 +1,25 @@
-"""More runs than there is room for, against the real database: who waits, who is next, and what happens at once."""
+"""More runs than there is room for, against the real database: who waits, and who is next."""
 
 import asyncio
-import dataclasses
-import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
-from sqlmodel import col
 
-from orchestrator import assistants, closing, housekeeping, lifecycle, places, projects, runs, threads
+from orchestrator import assistants, closing, lifecycle, places, runs, threads
 from orchestrator.bounds import Bounds
-from orchestrator.db import Database, Session
-from orchestrator.errors import Busy, InvalidRequest, LeaseLost, RunCancelled
-from orchestrator.events.frames import Track
+from orchestrator.db import Session
+from orchestrator.errors import Busy, RunCancelled
 from orchestrator.execution.runner import Runner
-from orchestrator.model import Delta, Model, Prompt
 from orchestrator.resources import Resources
 from orchestrator.settings import RUN_ATTEMPTS, Settings
-from orchestrator.tables import ACTIVE, HOLDS_PLACE, LACKS_PLACE, Project, Run, Thread, now
+from orchestrator.tables import Thread, now
 from orchestrator.wire.requests import CreateAssistant, CreateRun, CreateThreadAndRun, SubmitToolOutputs
-from tests.integration.scene import Scene
-from tests.stack import Stack
+from tests.integration.house import House, belongings, crowd, ids
 
 DEADLINE = 60.0
-OTHERS = ("beta", "gamma", "delta")
-CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}", "output": None}}
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -39,109 +30,6 @@ async def quiet(bare: Resources) -> AsyncIterator[None]:
     yield
     async with bare.database.transaction() as session:
         await session.execute(sa.delete(Thread))
-
-
-class Noting(Database):
-    """A database that notes whom its transactions wake."""
-
-    def __init__(self, bare: Resources, bounds: Bounds) -> None:
-        super().__init__(bare.database.engine, bare.database.publisher, bounds=bounds)
-        self.woken: asyncio.Queue[str] = asyncio.Queue()
-        self.order: list[str] = []
-
-    @asynccontextmanager
-    async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
-        """As everybody's."""
-        async with super().transaction(track) as session:
-            yield session
-        for _, (run_id, _attempt) in session.wakeups:
-            self.order.append(str(run_id))
-            self.woken.put_nowait(str(run_id))
-
-
-class House:
-    """Projects under bounds, and what clients and workers do in them."""
-
-    def __init__(self, bare: Resources, project_id: str, assistant_id: str, bounds: Bounds) -> None:
-        self.database = Noting(bare, bounds)
-        self.bare = dataclasses.replace(bare, database=self.database)
-        self.project_id = project_id
-        self.assistant_id = assistant_id
-
-    @property
-    def order(self) -> list[str]:
-        """The runs in the order in which they were woken."""
-        return self.database.order
-
-    async def other(self, name: str) -> "House":
-        """Another project of the same house."""
-        async with self.database.transaction() as session:
-            await projects.register(session, f"sk-asst-places-{name}-0123456789", name)
-            query = sa.select(col(Project.id)).where(col(Project.name) == name)
-            project_id = (await session.execute(query)).scalar_one()
-            assistant = await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))
-        house = House(self.bare, project_id, assistant.id, self.database.bounds)
-        house.database, house.bare = self.database, self.bare
-        return house
-
-    async def scene(self) -> Scene:
-        """An empty thread."""
-        async with self.database.transaction() as session:
-            thread = await threads.create(session, self.project_id, None)
-        return Scene(self.bare, self.project_id, thread.id, self.assistant_id)
-
-    async def create(self, said: str = "x") -> Run:
-        """A run on a thread of its own."""
-        body = {"assistant_id": self.assistant_id, "thread": {"messages": [{"role": "user", "content": said}]}}
-        async with self.database.transaction() as session:
-            request = CreateThreadAndRun.model_validate(body)
-            return await runs.create_with_thread(session, self.project_id, request, lifetime=600)
-
-    async def claim(self, run: Run, owner: str = "1") -> Run:
-        """Take a run as a worker does."""
-        async with self.database.transaction() as session:
-            claimed = await lifecycle.claim(session, run.id, owner, 60)
-        assert claimed is not None
-        return claimed[0]
-
-    async def end(self, run: Run, ending: str = "completed") -> None:
-        """End a claimed run as its worker does."""
-        error = {"last_error": {"code": "server_error", "message": "x"}} if ending == "failed" else {}
-        async with self.database.transaction() as session:
-            await lifecycle.hold(session, run, ending=True)
-            await closing.end(session, run, ending, attempt="same", **error)  # type: ignore[arg-type]
-
-    async def cancel(self, run: Run) -> None:
-        """Cancel a run as its client does."""
-        async with self.database.transaction() as session:
-            await runs.cancel(session, self.project_id, run.thread_id, run.id)
-
-    async def set_(self, run: Run, **values: object) -> None:
-        """Write columns."""
-        async with self.database.transaction() as session:
-            await session.execute(sa.update(Run).where(col(Run.id) == run.id).values(**values))
-
-    async def with_place(self) -> list[str]:
-        """The runs that hold a place, oldest first."""
-        return await self._where(HOLDS_PLACE)
-
-    async def without(self) -> list[str]:
-        """The runs that wait for one, oldest first."""
-        return await self._where(LACKS_PLACE)
-
-    async def statuses(self) -> dict[str, str]:
-        """All runs."""
-        async with self.database.transaction() as session:
-            return {row.id: row.status for row in await session.execute(sa.select(col(Run.id), col(Run.status)))}
-
-    async def sweep(self) -> housekeeping.Swept:
-        """Keep house."""
-        return await housekeeping.sweep(self.database)
-
-    async def _where(self, condition: sa.TextClause) -> list[str]:
-        async with self.database.transaction() as session:
-            query = sa.select(col(Run.id)).where(condition).order_by(col(Run.position))
-            return list((await session.execute(query)).scalars())
 
 
 @pytest_asyncio.fixture
@@ -161,10 +49,6 @@ def narrow(bare: Resources, project_id: str, assistant_id: str) -> House:
 def shared(bare: Resources, project_id: str, assistant_id: str) -> House:
     """Four places for all projects together."""
     return House(bare, project_id, assistant_id, Bounds(upstream=4))
-
-
-def ids(made: Sequence[Run]) -> list[str]:
-    return [run.id for run in made]
 
 
 async def test_what_is_beyond_the_bound_stays_queued_and_nobody_is_woken_for_it(narrow: House) -> None:
@@ -369,31 +253,6 @@ async def test_a_project_at_its_own_bound_leaves_shared_places_to_others(
     assert house.order[3:] == [made[1].id]
 
 
-async def crowd(house: House, many: int) -> None:
-    """So many runs without a place, put there as they are."""
-    async with house.database.transaction() as session:
-        for _ in range(many):
-            thread = Thread(project_id=house.project_id)
-            session.add(thread)
-            await session.flush()
-            session.add(
-                Run(
-                    thread_id=thread.id,
-                    project_id=house.project_id,
-                    assistant_id=house.assistant_id,
-                    model="gpt-4o",
-                    expires_at=now() + 600,
-                    placed=False,
-                )
-            )
-
-
-async def belongings(house: House) -> list[str]:
-    """Whose the places are."""
-    async with house.database.transaction() as session:
-        return list((await session.execute(sa.select(col(Run.project_id)).where(HOLDS_PLACE))).scalars())
-
-
 @pytest.mark.parametrize("bounds", [Bounds(project=5), Bounds(upstream=5)], ids=["of a project", "of all"])
 async def test_housekeeping_gives_away_what_nobody_has_handed_on(narrow: House, bounds: Bounds) -> None:
     made = [await narrow.create() for _ in range(8)]
@@ -454,140 +313,3 @@ async def test_a_full_queue_refuses_and_changes_nothing(narrow: House) -> None:
     assert await scene.said() == []
     await narrow.cancel(before[1])
     await narrow.create()
-
-
-class Counting:
-    """A model that counts how many answers are under way at once, as its callers see it."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.models, self.retrieve = model.models, model.retrieve
-        self.now = self.most = 0
-
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """As the model's."""
-        self.now += 1
-        self.most = max(self.most, self.now)
-        try:
-            async with aclosing(self._model.stream(prompt)) as deltas:
-                async for delta in deltas:
-                    yield delta
-        finally:
-            self.now -= 1
-
-
-async def test_twenty_runs_created_at_once_are_asked_of_the_model_two_at_a_time_and_in_their_order(
-    narrow: House, stack: Stack, bare_settings: Settings
-) -> None:
-    model = stack.model
-    await asyncio.to_thread(model.reset)
-    first = [await narrow.create("[[hold=all]]") for _ in range(2)]
-    counting = Counting(narrow.bare.model)
-    runner = Runner(narrow.database, counting, "9", bare_settings)
-    carried: list[asyncio.Task[None]] = []
-
-    async def carry() -> None:
-        while len(carried) < 20:
-            carried.append(asyncio.create_task(runner.run(await narrow.database.woken.get())))
-        await asyncio.gather(*carried)
-
-    carrying = asyncio.create_task(carry())
-    await asyncio.gather(*(narrow.create("[[tokens=5 delay=0.01]]") for _ in range(18)))
-    in_line = await narrow.without()
-    await asyncio.to_thread(model.release, "all")
-    await asyncio.wait_for(carrying, DEADLINE)
-
-    assert set((await narrow.statuses()).values()) == {"completed"}
-    assert narrow.order == [*ids(first), *in_line]
-    assert len(await asyncio.to_thread(model.requests)) == 20
-    assert (counting.most, counting.now) == (2, 0)
-
-
-class Storm:
-    """Everybody who gives and takes places, all at once, until all runs are over."""
-
-    def __init__(self, houses: Sequence[House], seed: int) -> None:
-        self.houses = houses
-        self.house = houses[0]
-        self.random = random.Random(seed)
-        self.made: list[str] = []
-        self.created = asyncio.Event()
-        self.over = asyncio.Event()
-
-    async def create(self, house: House) -> None:
-        """A client that makes runs, on threads of their own and on one that takes turns."""
-        scene = await house.scene()
-        for _ in range(8):
-            run = await (house.create() if self.random.random() < 0.7 else scene.create())
-            self.made.append(run.id)
-
-    async def carry(self, owner: str) -> None:
-        """A worker that carries out what it is woken for, one way or the other."""
-        while not self.over.is_set():
-            try:
-                run_id = self.house.database.woken.get_nowait()
-            except asyncio.QueueEmpty:
-                await asyncio.sleep(0.005)
-                continue
-            async with self.house.database.transaction() as session:
-                claimed = await lifecycle.claim(session, run_id, owner, 60)
-            if claimed is not None:
-                with suppress(LeaseLost, RunCancelled):
-                    await self.house.end(claimed[0], self.random.choice(("completed", "failed", "incomplete")))
-
-    async def cancel(self) -> None:
-        """A client that cancels runs wherever they stand."""
-        while not self.created.is_set():
-            if self.made:
-                run_id = self.random.choice(self.made)
-                async with self.house.database.transaction() as session:
-                    run = (await session.execute(sa.select(Run).where(col(Run.id) == run_id))).scalar_one()
-                owner = next(house for house in self.houses if house.project_id == run.project_id)
-                with suppress(InvalidRequest):
-                    await owner.cancel(run)
-            await asyncio.sleep(0.03)
-
-    async def watch(self) -> int:
-        """A witness: the most runs that one project, and all together, held at once."""
-        most = 0
-        while not self.over.is_set():
-            owners = Counter(await belongings(self.house))
-            bounds = self.house.database.bounds
-            assert all(held <= bounds.project for held in owners.values())
-            assert owners.total() <= (bounds.upstream or sum(owners.values()))
-            most = max(most, owners.total())
-            if self.created.is_set() and not set((await self.house.statuses()).values()) & set(ACTIVE):
-                self.over.set()
-            await asyncio.sleep(0)
-        return most
-
-    async def keep_house(self) -> None:
-        """Somebody's housekeeping, for what was cancelled while a worker had it."""
-        while not self.over.is_set():
-            await self.house.sweep()
-            await asyncio.sleep(0.05)
-
-
-@pytest.mark.parametrize("bounds", [Bounds(project=2), Bounds(project=3, upstream=4)], ids=["project", "shared"])
-async def test_in_a_storm_no_bound_is_exceeded_nobody_is_left_and_nothing_locks_up(
-    bare: Resources, project_id: str, assistant_id: str, bounds: Bounds
-) -> None:
-    house = House(bare, project_id, assistant_id, bounds)
-    houses = [house, *[await house.other(name) for name in OTHERS[:2]]]
-    storm = Storm(houses, seed=4)
-
-    async def clients() -> None:
-        async with asyncio.TaskGroup() as group:
-            for each in houses * 3:
-                group.create_task(storm.create(each))
-        storm.created.set()
-
-    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as everybody:
-        watching = everybody.create_task(storm.watch())
-        workers = [storm.carry(str(number)) for number in range(1, 4)]
-        for doing in (clients(), storm.cancel(), storm.keep_house(), *workers):
-            everybody.create_task(doing)
-
-    assert len(await house.statuses()) == 72
-    assert watching.result() >= 2
-    assert await house.without() == []
