@@ -84,7 +84,11 @@ class Presence:
             except BaseException:
                 self.drop()
                 raise
-        await self._connection.execute("SELECT 1")
+        try:
+            await self._connection.execute("SELECT 1")
+        except asyncpg.InternalClientError:  # cut off in the middle of something, the driver never finds its way again
+            self.drop()
+            raise
 
     async def _lock(self, connection: asyncpg.Connection) -> None:
         connection.add_termination_listener(self._end)
@@ -155,7 +159,7 @@ async def _beat(shown: Presence, carrier: Carrier, database: Database, settings:
         try:
             await shown.take()
             await _renew(shown.owner, carrier, database, settings)
-        except TROUBLE as error:
+        except Exception as error:  # whatever it was: without a heartbeat the worker would go on, and lose every run
             if pause == usual:
                 log.warning("heartbeat_failed", error=repr(error))
             pause = min(RETAKE, usual)

@@ -84,3 +84,32 @@ async def test_a_run_that_was_taken_over_is_left_at_the_next_heartbeat_however_s
 
     left = await found(bare, run.id)
     assert (left.status, left.owner) == ("in_progress", "4716")
+
+
+async def test_a_heartbeat_outlasts_a_driver_that_has_lost_its_way(
+    bare: Resources, bare_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = bare_settings.model_copy(update={"run_lease": 0.3})
+    owner = presence.new_owner()
+    runner = Runner(bare.database, bare.model, owner, settings)
+    connection = await asyncpg.connect(bare_settings.database_url.get_secret_value())
+    lost: list[str] = []
+    execute = asyncpg.Connection.execute
+
+    async def lose_the_way(self: asyncpg.Connection, query: str, *rest: object, **named: object) -> object:
+        if query == "SELECT 1" and not lost:
+            lost.append(query)
+            raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+        return await execute(self, query, *rest, **named)
+
+    async with presence.present(owner, runner, bare.database, settings):
+        before = await holder(connection, owner)
+        monkeypatch.setattr(asyncpg.Connection, "execute", lose_the_way)
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                if await holder(connection, owner) not in (None, before):
+                    break
+                await asyncio.sleep(0.02)
+    await connection.close()
+
+    assert lost
