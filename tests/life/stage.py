@@ -184,7 +184,9 @@ class Puppet:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """`say`: a text. `call`: a function of the client. `both`: a text and then a call. `fly`: an unknown tool."""
-        done = sum(bool(message.get("tool_calls")) for message in prompt.messages)
+        roles = [message["role"] for message in prompt.messages]
+        own = prompt.messages[len(roles) - roles[::-1].index("user") :]  # each run brings a message along
+        done = sum(bool(message.get("tool_calls")) for message in own)
         self._asked.append(Asked(self._actor.name, done))
         kind = self._turns[done] if done < len(self._turns) else "say"
         if kind in ("say", "both"):
