@@ -1,7 +1,7 @@
 """The life of a run in every order of its steps: clients, two workers, housekeeping and time, over the real database.
 
 Small casts are played in every order each time, large ones in a few that seeds decide. ASSISTANTD_STORM=long plays all
-of them in every order, and then in thousands that nobody has seen: it takes half an hour.
+of them in every order, and then in thousands that nobody has seen: it takes hours.
 """
 
 import os
