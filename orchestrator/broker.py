@@ -32,12 +32,21 @@ def connect(settings: Settings, *, max_connections: int = 20) -> Redis:
 
 
 class _Honest(AbstractConnection):
-    """uvloop calls it a RuntimeError when something is written to a connection that was lost meanwhile; the client
-    library lets that through, and would neither connect again nor tell anybody what it is.
+    """A connection whose other end is lost says so, and nothing else.
+
+    uvloop calls it a RuntimeError when something is written to it; so does asyncio when one request waits for an answer
+    while another connects again; and the client library trips over the writer that it has just let go of. It would let
+    all of that through, and neither connect again nor tell anybody what it is.
     """
 
     async def send_packed_command(self, command: Json, check_health: bool = True) -> None:
         try:
             await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError) as error:
+            raise ConnectionLost(str(error)) from error
+
+    async def read_response(self, *how: Json, **named: Json) -> Json:
+        try:
+            return await super().read_response(*how, **named)
+        except (RuntimeError, AttributeError) as error:
             raise ConnectionLost(str(error)) from error
