@@ -125,7 +125,7 @@ async def move(
         values |= {"owner": None, "lease_until": None}
     if to not in ACTIVE:
         values |= {"waiting": False, "additional_messages": None}
-    if to == "queued":
+    if to in ("queued", "requires_action"):
         values["losses"] = 0
     if to == "requires_action" or to not in ACTIVE:
         values["placed"] = False
