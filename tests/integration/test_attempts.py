@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlmodel import col
 from structlog.testing import capture_logs
 
-from orchestrator import attempts, closing, housekeeping, presence, runs, threads
+from orchestrator import attempts, closing, housekeeping, lifecycle, presence, runs, threads
 from orchestrator.db import Database, Session
 from orchestrator.events.frames import Track
 from orchestrator.execution.claims import Claims
@@ -289,6 +289,17 @@ async def test_a_checkpoint_makes_good_for_all_losses(play: Play, scripted: Remo
     if checkpoint == "turn":
         running.cancel()
     await asyncio.wait([running], timeout=DEADLINE)
+
+    assert (await play.row()).losses == 0
+
+
+async def test_a_run_that_comes_to_wait_for_outputs_forgets_its_losses(play: Play) -> None:
+    await play.begin()
+    await play.left_by("101", losses=3)
+    row = await play.row()
+
+    async with play.bare.database.transaction() as session:
+        await lifecycle.move(session, row, "requires_action", attempt="same", required_action={})
 
     assert (await play.row()).losses == 0
 
