@@ -2,7 +2,7 @@
 
 Not ready is a process that is about to end, whose database does not answer, or has an older schema than this release.
 Without the broker it serves all the same, though less well: everything is told by polling, and runs begin when it is
-back. If that took all instances out of service, polling would be refused as well; see ADR 0011.
+back. If that took all instances out of service, polling would be refused as well; see ADR 0015.
 """
 
 import asyncio

@@ -30,6 +30,7 @@ TURNS = f"{CALL} {CALL} [[tokens={TOKENS} first=0.3 delay={0.2 if LONG else 0.1}
 TEXT = "".join(f"word{number} " for number in range(TOKENS))
 PATIENCE = 300.0 if LONG else 100.0
 
+WAIT = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=60)
 TROUBLE = (aiohttp.ClientError, OSError, TimeoutError)
 """What a client sees of a process that has just gone: refused, reset."""
 
@@ -43,6 +44,15 @@ class Heard:
     events: list[tuple[str, str, Any]] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     path: str | None = None
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{id_} {name.removeprefix('thread.')}" for id_, name, _ in self.events)
+        return f"{self.word}: {self.path} {self.ends} {told}"
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts at the run told something."""
+        return len({id_.split("-")[0] for id_, _, _ in self.events} - {"0", ""})
 
     @property
     def cursor(self) -> dict[str, str]:
@@ -158,7 +168,7 @@ async def test_a_rolling_restart_under_streaming_clients_loses_nothing_and_asks_
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with (
         clusters.running(tmp_path, apis=2, workers=2, ASSISTANTD_SHUTDOWN_GRACE="60") as cluster,
-        aiohttp.ClientSession(connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(60)) as http,
+        aiohttp.ClientSession(connector=connector, headers=headers, timeout=WAIT) as http,
     ):
         apis = [slot.base_url for slot in cluster.apis]
         clients = [Client(http, apis, number, over) for number in range(CLIENTS)]
@@ -190,9 +200,12 @@ def question(body: dict[str, Any]) -> tuple[str, int]:
 
 def check(heard: Heard) -> None:
     """The whole text, each event once and in order, and no end without a word."""
-    ids = [tuple(map(int, id_.split("-"))) for id_, _, _ in heard.events]
-    assert ids == sorted(set(ids)), heard
-    assert set(heard.ends) <= {"stream_interrupted", "refused"}, heard
+    told = [id_ for id_, _, _ in heard.events]
+    # The end may come from Postgres, without ids, to whoever asks between its commit and its telling.
+    assert all(not id_ for id_ in told[len(list(filter(None, told))) :]), str(heard)
+    ids = [tuple(map(int, id_.split("-"))) for id_ in told if id_]
+    assert ids == sorted(set(ids)), str(heard)
+    assert set(heard.ends) <= {"stream_interrupted", "refused"}, str(heard)
     names = [name for _, name, _ in heard.events]
     assert names[0] == "thread.run.created"
     assert names[-1] == "thread.run.completed"
@@ -206,7 +219,7 @@ def check(heard: Heard) -> None:
 def report(conversations: list[Heard], asked: Counter[tuple[str, int]], took: dict[str, float]) -> None:
     """The figures, for who runs it by hand (`-s`)."""
     ends = Counter(end for heard in conversations for end in heard.ends)
-    again = sum(int(heard.events[-1][0].split("-")[0]) > 1 for heard in conversations)
+    again = sum(heard.attempts > 1 for heard in conversations)
     seconds = {name: round(value, 2) for name, value in took.items()}
     print(  # noqa: T201
         f"\n{CLIENTS} clients, {len(conversations)} runs, {again} taken over, streams ended {dict(ends)},"
