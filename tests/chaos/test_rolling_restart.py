@@ -22,13 +22,13 @@ from tests.chaos.slots import Slot
 from tests.stack import API_KEY
 
 LONG = os.environ.get("ASSISTANTD_STORM") == "long"
-CLIENTS = 200 if LONG else 24
-TOKENS = 30 if LONG else 15
+CLIENTS = 200 if LONG else 16
+TOKENS = 30 if LONG else 10
 CALL = "[[tool=no_such_tool:{} first=0.8]]"
 """A turn whose call the worker answers itself: a checkpoint."""
 TURNS = f"{CALL} {CALL} [[tokens={TOKENS} first=0.3 delay={0.2 if LONG else 0.1}]]"
 TEXT = "".join(f"word{number} " for number in range(TOKENS))
-PATIENCE = 300.0 if LONG else 100.0
+PATIENCE = 300.0
 
 WAIT = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=60)
 TROUBLE = (aiohttp.ClientError, OSError, TimeoutError)
