@@ -11,7 +11,7 @@ from typing import Any
 from tests.chaos.cluster import Cluster
 from tests.chaos.history import History
 from tests.chaos.plan import Blow
-from tests.chaos.traces import Claim, Silence, claims, silences
+from tests.chaos.traces import Claim, Silence, attendance, claims, silences
 
 Row = dict[str, Any]
 WORD = re.compile(r"\b(w\d{4,}x)\?")
@@ -51,6 +51,7 @@ class Facts:
     histories: list[History]
     claims: list[Claim] = field(default_factory=list)
     silences: list[Silence] = field(default_factory=list)
+    attendance: list[tuple[float, float]] = field(default_factory=list)
     blows: list[Blow] = field(default_factory=list)
     locked: list[str] = field(default_factory=list)
 
@@ -116,17 +117,9 @@ async def gathered(
     finally:
         await connection.close()
     calls = [call for request in cluster.model.requests() if (call := _call(request)) is not None]
-    return Facts(
-        runs,
-        steps,
-        messages,
-        calls,
-        list(histories),
-        claims(cluster.workers),
-        silences(cluster.workers),
-        list(blows),
-        list(locked),
-    )
+    workers = cluster.workers
+    seen = (claims(workers), silences(workers), attendance(workers))
+    return Facts(runs, steps, messages, calls, list(histories), *seen, list(blows), list(locked))
 
 
 def _row(record: Mapping[str, Any]) -> Row:

@@ -1,12 +1,13 @@
 """The report of a storm: what was done to the installation, what became of the runs, how soon each was taken over."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from tests.chaos.facts import Facts
 from tests.chaos.invariants import RESTING, asked_again, duplicates, outcomes
 from tests.chaos.plan import Plan
-from tests.chaos.traces import percentile, takeovers
+from tests.chaos.traces import attended, percentile, takeovers
 
 FIGURES = dict[str, Any]
 
@@ -28,6 +29,11 @@ def figures(plan: Plan, facts: Facts, wall: float, wrong: list[str]) -> FIGURES:
         "stuck": sum(run["status"] not in RESTING for run in facts.runs),
         "lost": sum(not facts.of_word(run.word) for run in plan.runs),
         "recovery after a kill": _spread(killed),
+        "of that with any worker there": _spread(
+            attended(each.at, each.at + each.seconds, facts.attendance)
+            for each in taken
+            if each.seconds is not None and each.loss == "kill"
+        ),
         "recovery after a freeze": _spread(frozen),
         "leases run out": len(facts.silences),
         "model calls": len(facts.calls),
@@ -49,7 +55,8 @@ def table(found: FIGURES) -> str:
     return "\n".join(lines)
 
 
-def _spread(seconds: list[float]) -> dict[str, float | None]:
+def _spread(given: Iterable[float]) -> dict[str, float | None]:
+    seconds = list(given)
     worst = {"p50": percentile(seconds, 0.5), "p99": percentile(seconds, 0.99), "max": percentile(seconds, 1.0)}
     return {name: None if value is None else round(value, 2) for name, value in worst.items()}
 

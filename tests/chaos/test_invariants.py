@@ -14,7 +14,7 @@ from tests.chaos.history import History
 from tests.chaos.invariants import violations
 from tests.chaos.plan import PlannedRun
 from tests.chaos.slots import Life
-from tests.chaos.traces import Claim, claims, takeovers
+from tests.chaos.traces import Claim, attended, claims, takeovers
 
 PLANNED = PlannedRun("w0001x", "server tool", "stream", "w0001x? …", "w0001x 1 2", turns=2)
 USAGE = objects.usage(Usage(prompt_tokens=1, completion_tokens=2))
@@ -127,3 +127,10 @@ def test_claims_are_read_from_the_logs_of_all_lives(tmp_path: Path) -> None:
 
     assert [(claim.run_id, claim.until is None) for claim in found] == [("run_1", False), ("run_2", True)]
     assert found[0].until == found[0].at + 2
+
+
+def test_what_counts_of_a_recovery_is_the_time_in_which_any_worker_was_there() -> None:
+    there = [(12.0, 14.0), (13.0, 15.0), (18.0, 30.0), (1.0, 9.0)]
+
+    assert attended(10.0, 20.0, there) == 5.0
+    assert attended(10.0, 11.0, there) == 0.0

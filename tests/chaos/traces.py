@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 from tests.chaos.slots import Life, Loss, Slot
@@ -71,6 +72,26 @@ def takeovers(found: Iterable[Claim]) -> list[Takeover]:
         for following in [_next(run, claim)]
         if following is not None or how == "kill"
     ]
+
+
+def attendance(slots: Iterable[Slot]) -> list[tuple[float, float]]:
+    """From when to when each life was there to work: from its first word until something was done to it."""
+    found = []
+    for life in (life for slot in slots for life in slot.lives):
+        ready = next((line["at"] for line in life.lines() if line["event"] == "worker_ready"), None)
+        if ready is not None:
+            found.append((ready, min((at for at, _ in life.losses), default=inf)))
+    return found
+
+
+def attended(start: float, end: float, there: Iterable[tuple[float, float]]) -> float:
+    """Seconds between two moments in which anybody at all was there."""
+    seconds, reached = 0.0, start
+    for begin, leave in sorted(there):
+        begin, leave = max(begin, reached), min(leave, end)
+        if leave > begin:
+            seconds, reached = seconds + leave - begin, leave
+    return seconds
 
 
 def silences(slots: Iterable[Slot]) -> list[Silence]:
