@@ -25,13 +25,14 @@ Loss = Literal["kill", "freeze", "term"]
 
 @dataclass
 class Life:
-    """One process in a slot. `losses`: what was done to it, and when."""
+    """One process in a slot. `losses`: what was done to it, and when; `thaws`: when it was let go on after a freeze."""
 
     slot: str
     number: int
     log: Path
     began: float = field(default_factory=time.time)
     losses: list[tuple[float, Loss]] = field(default_factory=list)
+    thaws: list[float] = field(default_factory=list)
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What it has logged so far, with `at` in unix seconds."""
@@ -123,6 +124,7 @@ class Slot:
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
+        self.life.thaws.append(time.time())
         self._send(signal.SIGCONT)
 
     def close(self) -> None:

@@ -75,12 +75,12 @@ def takeovers(found: Iterable[Claim]) -> list[Takeover]:
 
 
 def attendance(slots: Iterable[Slot]) -> list[tuple[float, float]]:
-    """From when to when each life was there to work: from its first word until something was done to it."""
+    """From when to when each life was there to work: from its first word, or a thaw, until something was done to it."""
     found = []
     for life in (life for slot in slots for life in slot.lives):
-        ready = next((line["at"] for line in life.lines() if line["event"] == "worker_ready"), None)
-        if ready is not None:
-            found.append((ready, min((at for at, _ in life.losses), default=inf)))
+        ready = [line["at"] for line in life.lines() if line["event"] == "worker_ready"][:1]
+        for begin in (*ready, *life.thaws):
+            found.append((begin, min((at for at, _ in life.losses if at >= begin), default=inf)))
     return found
 
 
