@@ -76,11 +76,11 @@ def takeovers(found: Iterable[Claim]) -> list[Takeover]:
 
 def attendance(slots: Iterable[Slot]) -> list[tuple[float, float]]:
     """From when to when each life was there to work: from its first word, or a thaw, until something was done to it."""
-    found = []
+    found: list[tuple[float, float]] = []
     for life in (life for slot in slots for life in slot.lives):
         ready = [line["at"] for line in life.lines() if line["event"] == "worker_ready"][:1]
-        for begin in (*ready, *life.thaws):
-            found.append((begin, min((at for at, _ in life.losses if at >= begin), default=inf)))
+        begins = (*ready, *life.thaws)
+        found += [(begin, min((at for at, _ in life.losses if at >= begin), default=inf)) for begin in begins]
     return found
 
 
