@@ -32,8 +32,15 @@ NOTICED = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keep
 """So that Postgres notices within some eleven seconds that the machine at the other end is gone."""
 UNSENT = 12_000
 """The same in milliseconds, where it has something to send."""
+BUSY = 5.0
+"""Seconds for which a process of ours may be too busy to go on with a transaction."""
 MARGIN = 2.0
 """Seconds that Postgres gives a statement beyond what we wait for it: ours is the better error."""
+SILENT = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user"
+    " AND datname = current_database() AND state = 'active' AND wait_event = 'ClientRead' AND query NOT ILIKE 'copy %'"
+    " AND state_change < clock_timestamp() - make_interval(secs => :seconds)"
+)
 ASKING = (0.1, 0.5)
 """Seconds between questions whether the database is back: the first, and the longest."""
 
@@ -67,13 +74,28 @@ def session_settings(settings: Settings, timeout: float) -> dict[str, str]:
     """What each session asks of Postgres, so that a process of ours that hangs or is cut off holds up nobody for long:
     neither with a statement, nor with locks in the middle of a transaction, nor as a connection without another end.
     """
-    silence = min(settings.database_timeout, settings.run_lease)
+    silence = longest_silence(settings.database_timeout, settings.run_lease)
     return {
         **NOTICED,
         "tcp_user_timeout": str(UNSENT),
         "statement_timeout": str(int((timeout + MARGIN) * 1000)),
         "idle_in_transaction_session_timeout": str(int(silence * 1000)),
     }
+
+
+def longest_silence(timeout: float, lease: float) -> float:
+    """Seconds for which a process of ours may say nothing in the middle of a transaction."""
+    return min(timeout, max(lease, BUSY))
+
+
+async def end_silent(session: "Session", seconds: float) -> int:
+    """End sessions of ours whose process has said nothing for so long in the middle of a statement: between its parts,
+    as drivers send them, none of Postgres' own limits holds. Returns how many.
+    """
+    ended = (await session.execute(SILENT, {"seconds": seconds})).all()
+    if ended:
+        log.warning("silent_sessions_ended", sessions=len(ended))
+    return len(ended)
 
 
 def _see_that_it_lives(connection: Json, _record: object, _proxy: object) -> None:

@@ -28,6 +28,8 @@ BATCH = 200
 """Runs that one sweep ends of each kind; the next sweep takes the next."""
 WAKE_UPS = 2000
 """Runs that one sweep enqueues."""
+SILENCE = 10.0
+"""Seconds that a frozen process may hold locks in the middle of a statement, at most."""
 SOON = 1.0
 """Seconds that the wake-up of a run which was taken from its worker may stay unanswered."""
 GRACE = 5
@@ -77,6 +79,7 @@ async def sweep(
     who is silent may be taken for dead at this moment (see `presence`).
     """
     async with database.transaction() as session:
+        await db.end_silent(session, db.longest_silence(SILENCE, lease))  # one of them may hold the lock
         if not await _first(session, 0):
             return Swept()
         orphaned = await orphans.release(session, lease) if may_judge is None or await may_judge(session) else 0
@@ -93,6 +96,7 @@ async def keep_time(database: Database) -> Swept:
     Under a lock of its own, so that no worker's sweep has to wait for the next turn because of it.
     """
     async with database.transaction() as session:
+        await db.end_silent(session, SILENCE)
         if not await _first(session, -1):
             return Swept()
         due = await _look(session)

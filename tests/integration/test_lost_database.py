@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from orchestrator import db, outcomes, presence, runs
+from orchestrator import db, housekeeping, outcomes, presence, runs
 from orchestrator.attempts import XID
 from orchestrator.db import Database, Session
 from orchestrator.errors import RunCancelled
@@ -24,7 +25,7 @@ from orchestrator.execution.runner import Runner
 from orchestrator.patience import Once, patiently
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
-from orchestrator.tables import Message, RunStep
+from orchestrator.tables import Message, Run, RunStep
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
 from tests.integration.test_runner import DEADLINE, found, queued, scripted
@@ -204,7 +205,7 @@ async def test_waiting_for_the_database_has_an_end(bare: Resources) -> None:
 async def test_a_session_that_falls_silent_loses_its_locks_and_is_told_so_in_passing(
     bare: Resources, bare_settings: Settings
 ) -> None:
-    silent = db.engine(bare_settings.model_copy(update={"run_lease": 0.5}))
+    silent = db.engine(bare_settings.model_copy(update={"database_timeout": 0.5}))
     housekeepers = sa.select(sa.func.pg_try_advisory_xact_lock(presence.LOCK_CLASS, 4712))
 
     async with silent.connect() as frozen:
@@ -234,3 +235,24 @@ async def test_a_silent_stream_outlasts_the_database_for_a_while(
     with pytest.raises(ConnectionRefusedError):
         await outcome("run_1", Heard(START), False)
     await away.engine.dispose()
+
+
+async def test_a_process_that_freezes_in_the_middle_of_a_statement_holds_up_nobody(
+    bare: Resources, bare_settings: Settings, project_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "BUSY", 0.2)
+    run = await queued(bare, project_id, "Hi")
+    gone = {"status": "in_progress", "owner": "4717", "lease_until": sa.func.now() - sa.text("interval '1 hour'")}
+    async with bare.database.transaction() as session:
+        await session.execute(sa.update(Run).where(col(Run.id) == run.id).values(gone))
+    frozen = await asyncpg.connect(bare_settings.database_url.get_secret_value())
+    await frozen.execute("BEGIN")
+    await frozen.execute("SELECT pg_advisory_xact_lock($1::int, 0), id FROM runs FOR UPDATE", presence.LOCK_CLASS)
+    await frozen.prepare("SELECT 1")  # says the driver, and waits for Postgres to describe it; nothing follows
+
+    async with asyncio.timeout(DEADLINE):
+        while (await found(bare, run.id)).owner == "4717":
+            await housekeeping.sweep(bare.database, lease=0.2)
+            await asyncio.sleep(0.05)
+
+    frozen.terminate()
