@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import asyncpg
 import orjson
 import structlog
-from sqlalchemy import event, exc, text
+from sqlalchemy import ExceptionContext, event, exc, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from orchestrator import queue
@@ -67,6 +68,7 @@ def engine(settings: Settings, *, patient: bool = False, connections: int | None
         },
     )
     event.listen(made.sync_engine, "checkout", _see_that_it_lives)
+    event.listen(made.sync_engine, "handle_error", _see_that_it_is_lost)
     return made
 
 
@@ -102,6 +104,15 @@ def _see_that_it_lives(connection: Json, _record: object, _proxy: object) -> Non
     """Have the pool drop its connections if it hands out one that has ended, as all do when Postgres restarts."""
     if connection.driver_connection.is_closed():
         raise exc.InvalidatePoolError
+
+
+def _see_that_it_is_lost(context: ExceptionContext) -> None:
+    """Have a connection dropped whose driver has lost its way (cut off in the middle of something): it never finds it
+    again, and whoever got the connection next would fail, too.
+    """
+    error = context.original_exception
+    if isinstance(error, asyncpg.InternalClientError) or isinstance(error.__cause__, asyncpg.InternalClientError):
+        context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
 
 
 def driver_url(url: str) -> str:

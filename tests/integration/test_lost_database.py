@@ -9,6 +9,7 @@ from typing import Any, Literal
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from asyncpg.prepared_stmt import PreparedStatement
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
@@ -256,3 +257,36 @@ async def test_a_process_that_freezes_in_the_middle_of_a_statement_holds_up_nobo
             await asyncio.sleep(0.05)
 
     frozen.terminate()
+
+
+async def test_a_connection_whose_driver_has_lost_its_way_is_dropped_and_its_run_completes(
+    bare: Resources,
+    bare_settings: Settings,
+    project_id: str,
+    scripted: RemoteModelServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("One two.").held("begun"))
+    run = await queued(bare, project_id, "Count!")
+    database = Database(db.engine(bare_settings, connections=1), bare.database.publisher)
+    lost: list[int] = []
+    send = PreparedStatement.fetch
+
+    async def lose_the_way(self: PreparedStatement, *parameters: object, **named: object) -> object:
+        session = self._connection.get_server_pid()
+        if lost and lost[0] in (0, session):
+            lost[0] = session
+            raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+        return await send(self, *parameters, **named)
+
+    monkeypatch.setattr(PreparedStatement, "fetch", lose_the_way)
+    running = asyncio.create_task(Runner(database, bare.model, "9", bare_settings).run(run.id))
+    await asyncio.to_thread(scripted.wait_for, lambda state: state["gates"].get("begun", {}).get("waiting") == 1)
+    lost.append(0)  # the next connection that is used, and it for ever
+    await asyncio.to_thread(scripted.release, "begun")
+    await asyncio.wait_for(running, DEADLINE)
+    await database.engine.dispose()
+
+    ended = await found(bare, run.id)
+    assert lost != [0]
+    assert (ended.status, ended.attempt, ended.last_error) == ("completed", 1, None)
