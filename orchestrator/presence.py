@@ -131,9 +131,10 @@ async def present(owner: str, carrier: Carrier, database: Database, settings: Se
     """Hold the owner's lock, and renew the leases of what it carries, while the block runs.
 
     A cancel whose signal was lost is found then, too, and so is a run that somebody else has taken over: the run's next
-    line may be as far away as the model is silent.
+    line may be as far away as the model is silent. A process that is started before its database waits for that.
     """
     shown = Presence(owner, settings)
+    await database.back()
     await shown.take()
     try:
         async with database.transaction() as session:

@@ -5,15 +5,17 @@ import asyncio
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlmodel import col
 
-from orchestrator import housekeeping, presence
+from orchestrator import housekeeping, presence, resources
 from orchestrator.execution.runner import Runner
 from orchestrator.presence import LOCK_CLASS, Presence
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from orchestrator.tables import Run
 from tests.fakes.model_control import RemoteModelServer
+from tests.fakes.proxy import Proxy
 from tests.fakes.replies import Reply
 from tests.integration.test_runner import DEADLINE, found, queued, scripted
 
@@ -56,6 +58,27 @@ async def test_a_lock_that_is_lost_is_taken_again_at_once_and_its_holder_judges_
         await housekeeping.sweep(bare.database, may_judge=shown.may_judge)
         assert (await found(bare, orphan.id)).owner is None
     await connection.close()
+
+
+async def test_a_worker_that_is_started_before_its_database_waits_for_it(bare_settings: Settings) -> None:
+    with Proxy.before(bare_settings.database_url.get_secret_value()) as proxy:
+        proxy.set_mode("cut")
+        settings = bare_settings.model_copy(update={"database_url": SecretStr(proxy.url)})
+        async with resources.opened(settings) as opened:
+            runner = Runner(opened.database, opened.model, "4717", settings)
+
+            async def begin() -> bool:
+                async with presence.present("4717", runner, opened.database, settings):
+                    return True
+
+            beginning = asyncio.create_task(begin())
+            async with asyncio.timeout(DEADLINE):
+                while True:
+                    if proxy.accepted > 1:  # it was cut off, and has come again
+                        break
+                    await asyncio.sleep(0.02)
+            proxy.set_mode("pass")
+            assert await asyncio.wait_for(beginning, DEADLINE)
 
 
 async def test_whoever_does_not_hold_its_own_lock_judges_nobody(bare: Resources, bare_settings: Settings) -> None:
