@@ -4,17 +4,21 @@ import asyncio
 import json
 import signal
 import socket
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import OperationalError
 from starlette.types import Message
 from typing_extensions import override
 
+from api import sse
 from api.leaving import Leaving
 from api.routers import health
 from api.server import Server
@@ -141,7 +145,10 @@ async def test_streams_and_long_polls_end_at_once_and_other_requests_when_they_a
         assert "/v1/threads/thread_1/runs/run_1/events" in error["message"]
 
 
-async def test_a_stream_that_begins_while_the_server_leaves_still_says_which_run_it_is_about() -> None:
+async def test_a_stream_that_begins_while_the_server_leaves_still_says_which_run_it_is_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse, "LAST_WORDS", DEADLINE)
     leaving = Leaving()
     leaving.leave()
     sent: list[Message] = []
@@ -159,6 +166,46 @@ async def test_a_stream_that_begins_while_the_server_leaves_still_says_which_run
     body = b"".join(message.get("body", b"") for message in sent)
     assert body.startswith(CREATED + b"retry: 1000\nevent: error\n")
     assert sent[-1].get("more_body", False) is False
+
+
+class Hanging(Follower):
+    """Keeps the whole process from doing anything for a while, then breaks, or goes on without a word."""
+
+    def __init__(self, seconds: float, error: Exception | None) -> None:
+        self._seconds = seconds
+        self._error = error
+
+    @override
+    async def follow(self, run_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+        time.sleep(self._seconds)  # noqa: ASYNC251  # the point
+        if self._error is not None:
+            raise self._error
+        await asyncio.Event().wait()
+        yield b""
+
+
+@pytest.mark.parametrize(
+    "error", [None, OperationalError("SELECT", {}, ConnectionError("away"))], ids=["late", "broken"]
+)
+async def test_a_farewell_is_said_however_busy_or_broken_the_server_is(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    monkeypatch.setattr(sse, "LAST_WORDS", 0.05)
+    leaving = Leaving()
+    leaving.leave()
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    stream = Streams(Hanging(0.1, error), leaving).of("thread_1", "run_1", START)
+    await asyncio.wait_for(stream({"type": "http", "client": None}, receive, send), DEADLINE)
+
+    assert b"".join(message.get("body", b"") for message in sent).startswith(b"retry: 1000\nevent: error\n")
 
 
 async def test_a_run_of_which_nothing_can_be_told_is_named_by_the_farewell() -> None:
