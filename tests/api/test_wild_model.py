@@ -57,9 +57,9 @@ def server() -> Iterator[WildServer]:
 
 @pytest.fixture(scope="module")
 def aftermath(working: Stack, server: WildServer) -> Iterator[Aftermath]:
-    """All the trouble at once. The model may be silent for a second; where it never is, runs live for five."""
+    """All the trouble at once. The model may be silent for some seconds; where it never is, runs live for five."""
     broker = {"REDIS_URL": working.environment["REDIS_URL"].removesuffix("/0") + "/4"}
-    impatient = {"ASSISTANTD_UPSTREAM_RETRIES": "0", "ASSISTANTD_UPSTREAM_READ_TIMEOUT": "1"}
+    impatient = {"ASSISTANTD_UPSTREAM_RETRIES": "0", "ASSISTANTD_UPSTREAM_READ_TIMEOUT": "4"}
     worker = working.start_worker(**broker, **impatient, UPSTREAM_BASE_URL=server.base_url)
     plain, brief = Http(working.start_api(**broker)), Http(working.start_api(**broker, ASSISTANTD_RUN_LIFETIME="5"))
     with plain.client, brief.client:

@@ -70,7 +70,7 @@ async def test_another_worker_finishes_the_run_and_finished_turns_are_not_asked_
     thread_id, stream = await start_run(client)
     talking = asyncio.Event()
     events = asyncio.create_task(names(stream, talking))
-    await asyncio.wait_for(talking.wait(), 30)
+    await asyncio.wait_for(talking.wait(), 60)
 
     own_stack.stop(victim)
     survivor = own_stack.start_worker()
@@ -139,12 +139,12 @@ async def test_a_worker_that_is_asked_to_stop_gives_its_run_back_at_once(
     _, stream = await start_run(client)
     talking = asyncio.Event()
     events = asyncio.create_task(names(stream, talking))
-    await asyncio.wait_for(talking.wait(), 30)
+    await asyncio.wait_for(talking.wait(), 60)
     staying = own_stack.start_worker()
 
     leaving.send_signal(signal.SIGTERM)
     heard = await asyncio.wait_for(events, 60)
-    await asyncio.to_thread(leaving.wait, 30)
+    await asyncio.to_thread(leaving.wait, 60)
     own_stack.stop(staying)
 
     assert heard[-1] == "run.completed"
@@ -164,7 +164,7 @@ async def test_case_43_a_run_whose_only_worker_died_expires_in_time_and_frees_it
     thread_id, stream = await start_run(hasty)
     talking = asyncio.Event()
     events = asyncio.create_task(names(stream, talking))
-    await asyncio.wait_for(talking.wait(), 30)
+    await asyncio.wait_for(talking.wait(), 60)
     (run,) = (await client.beta.threads.runs.list(thread_id)).data
 
     own_stack.stop(victim)
@@ -188,7 +188,7 @@ async def test_case_43_runs_that_wait_behind_a_dead_workers_run_get_their_turn(
     thread_id, stream = await start_run(client)
     talking = asyncio.Event()
     events = asyncio.create_task(names(stream, talking))
-    await asyncio.wait_for(talking.wait(), 30)
+    await asyncio.wait_for(talking.wait(), 60)
     (first,) = (await client.beta.threads.runs.list(thread_id)).data
 
     own_stack.stop(victim)

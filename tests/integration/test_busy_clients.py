@@ -20,10 +20,16 @@ KEY = "sk-asst-integration-0123456789"
 
 
 @pytest.fixture(scope="module")
-def crowded_url(stack: Stack, bare_settings: Settings, project_id: str) -> str:
-    """An API process in whose projects one run may be at work, and one may wait. No worker is there."""
+def crowded_url(stack: Stack, bare_settings: Settings, project_id: str) -> Iterator[str]:
+    """An API process in whose projects one run may be at work, and one may wait. No worker is there.
+
+    It ends with these tests: it keeps the time in a database where others play with it.
+    """
     url = bare_settings.database_url.get_secret_value()
-    return stack.start_api(DATABASE_URL=url, ASSISTANTD_PROJECT_RUNS="1", ASSISTANTD_PROJECT_QUEUE="1")
+    base_url = stack.start_api(DATABASE_URL=url, ASSISTANTD_PROJECT_RUNS="1", ASSISTANTD_PROJECT_QUEUE="1")
+    process = stack.processes[-1]
+    yield base_url
+    stack.stop(process)
 
 
 class Client(openai.OpenAI):

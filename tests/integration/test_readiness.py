@@ -34,7 +34,7 @@ class Api:
 @pytest_asyncio.fixture
 async def api(bare_settings: Settings, project_id: str, tmp_path: Path) -> AsyncIterator[Api]:
     valkey = Valkey(tmp_path / "valkey", durable=False)
-    changes = {"redis_url": SecretStr(valkey.start()), "redis_timeout": 1.0}
+    changes = {"redis_url": SecretStr(valkey.start())}
     app = create_app(bare_settings.model_copy(update=changes))
     key = {"Authorization": "Bearer sk-asst-integration-0123456789"}
     transport = httpx2.ASGITransport(app)
