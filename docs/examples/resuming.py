@@ -31,7 +31,7 @@ def events(thread_id, assistant_id):
                     return
                 if event["event"] == "error":  # this server is about to end; the run is not
                     break
-                last_id = event["id"]
+                last_id = event.get("id", last_id)  # what is told in place of lost events has none
                 yield event["event"], json.loads(event["data"])
         except httpx2.TransportError:  # it ended without a word
             pass
@@ -72,8 +72,14 @@ assistant = client.beta.assistants.create(model=client.models.list().data[0].id)
 thread = client.beta.threads.create(messages=[{"role": "user", "content": "Tell me a long story."}])
 
 for name, data in events(thread.id, assistant.id):
-    if name == "thread.message.delta":
-        print(data["delta"]["content"][0]["text"]["value"], end="", flush=True)
+    if name == "thread.message.created":
+        said = ""
+    elif name == "thread.message.delta":
+        piece = data["delta"]["content"][0]["text"]["value"]
+        said += piece
+        print(piece, end="", flush=True)
+    elif name == "thread.message.completed":  # has the whole text: if deltas were lost, here is the rest
+        print(data["content"][0]["text"]["value"].removeprefix(said), end="", flush=True)
     elif name == "thread.message.incomplete":
         print("[cut short; the next message takes its place]")
     elif name.startswith("thread.run.") and "step" not in name and data["status"] not in ("queued", "in_progress"):

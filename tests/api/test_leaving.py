@@ -120,3 +120,43 @@ def test_a_client_that_resumes_hears_the_whole_text_as_the_example_shows(
 
     assert (rest, complaints, example.returncode) == (b"ne two three four.\n[completed]\n", b"", 0)
     assert len(model.requests()) == 1
+
+
+def test_a_client_that_resumes_hears_the_whole_text_although_events_were_lost(
+    working: Stack, model: RemoteModelServer
+) -> None:
+    model.script(Reply.text("One two three four.").held("torn", after=2))
+    with (
+        redis.Redis.from_url(working.environment["REDIS_URL"]) as broker,
+        subprocess.Popen(
+            [sys.executable, EXAMPLES / "resuming.py"],
+            env={**working.environment, "OPENAI_BASE_URL": working.base_url, "OPENAI_API_KEY": API_KEY},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        ) as example,
+    ):
+        assert example.stdout is not None
+        assert example.stdout.read(1) == b"O"
+        stream, attempt, seq = until_told(broker, b" two")
+        lost = b"id: %d-%d\nevent: thread.message.delta\ndata: {}\n\n" % (attempt, seq + 2)  # one number is missing
+        broker.xadd(stream, {"f": lost}, id=f"{attempt}-{seq + 2}")
+        broker.publish(stream, lost)
+        model.release("torn")
+        rest, complaints = example.communicate(timeout=PATIENCE)
+
+    assert (rest, complaints, example.returncode) == (b"ne two three four.\n[completed]\n", b"", 0)
+
+
+def until_told(broker: "redis.Redis", word: bytes) -> tuple[str, int, int]:
+    """The stream of the run of which this was told last, and the parts of its last id."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        for key in broker.scan_iter("run:*:events"):
+            for last, fields in broker.xrevrange(key, count=1):
+                if b'"value":"%s"' % word in fields[b"f"]:
+                    attempt, seq = map(int, last.split(b"-"))
+                    return key.decode(), attempt, seq
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
