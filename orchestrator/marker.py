@@ -48,9 +48,15 @@ async def look(database: Database, redis: Redis, reconnected: threading.Event) -
     marker, server = await redis.get(KEY), await _server(redis)
     if marker == server and not reconnected.is_set():
         return None
-    reconnected.clear()
-    async with database.transaction() as session:
-        woken = await orphans.wake_again(session)
+    again = reconnected.is_set()
+    reconnected.clear()  # one that comes from here on counts again
+    try:
+        async with database.transaction() as session:
+            woken = await orphans.wake_again(session)
+    except BaseException:
+        if again:
+            reconnected.set()  # nobody was woken: the next look must
+        raise
     await redis.set(KEY, server)
     log.info("waiting_runs_woken", count=woken, emptied=marker is None, restarted=marker not in (None, server))
     return woken

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlmodel import col
 
-from orchestrator import assistants, broker, ids, marker, resources, threads
+from orchestrator import assistants, broker, db, ids, marker, resources, threads
+from orchestrator.db import Database
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.events import frames
 from orchestrator.events.follower import PING, Follower
@@ -254,3 +255,22 @@ async def test_what_waits_is_woken_when_redis_is_another_than_it_was(
     assert await woken()  # the broker's connection was lost
     assert not await woken()
     await scene.cancel(run)
+
+
+async def test_a_reconnection_is_not_forgotten_when_the_database_is_away_too(
+    bare: Resources, bare_settings: Settings, other: tuple[Valkey, Redis], unused_tcp_port: int
+) -> None:
+    _, redis = other
+    nowhere = SecretStr(f"postgresql://nobody:secret@127.0.0.1:{unused_tcp_port}/nothing")
+    away = Database(db.engine(bare_settings.model_copy(update={"database_url": nowhere})), bare.database.publisher)
+    again = threading.Event()
+    await marker.look(bare.database, redis, again)
+    again.set()
+
+    with pytest.raises(OSError, match="onnect"):
+        await marker.look(away, redis, again)
+    await away.engine.dispose()
+
+    assert again.is_set()
+    assert await marker.look(bare.database, redis, again) is not None
+    assert not again.is_set()
