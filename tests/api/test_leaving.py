@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from orchestrator.embedded.process import free_port
+from tests.api.checks import Json
 from tests.api.conftest import make_client
 from tests.api.http import PLAIN, Http, path_of
 from tests.api.test_examples import EXAMPLES
@@ -154,7 +155,8 @@ def until_told(broker: "redis.Redis", word: bytes) -> tuple[str, int, int]:
     deadline = time.monotonic() + PATIENCE
     while True:
         for key in broker.scan_iter("run:*:events"):
-            for last, fields in broker.xrevrange(key, count=1):
+            entries: Json = broker.xrevrange(key, count=1)
+            for last, fields in entries:
                 if b'"value":"%s"' % word in fields[b"f"]:
                     attempt, seq = map(int, last.split(b"-"))
                     return key.decode(), attempt, seq
