@@ -20,7 +20,7 @@ from orchestrator.db import Database, Session
 from orchestrator.foreign import Json
 from orchestrator.presence import LOCK_CLASS
 from orchestrator.settings import RUN_ATTEMPTS, RUN_LEASE
-from orchestrator.tables import EPOCH, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run
+from orchestrator.tables import EPOCH, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, RunAttempt
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,10 @@ WAKE_UPS = 2000
 SILENCE = 10.0
 """Seconds that a frozen process may hold locks in the middle of a statement, at most."""
 SOON = 1.0
-"""Seconds that the wake-up of a run which was taken from its worker may stay unanswered."""
+"""Seconds that the first wake-up of a run which was taken from its worker may stay unanswered: that may lie with a
+worker that hangs, too. Each further one gets as long as the run has been left by then: if all workers are busy, Redis
+would be filled with wake-ups.
+"""
 GRACE = 5
 """Seconds that a live worker has to end an overdue run by itself."""
 
@@ -148,13 +151,20 @@ async def _wake(session: Session, attempts: int) -> int:
     unexpired, hope = col(Run.expires_at) > EPOCH, col(Run.losses) < attempts
     due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, _IS_TIME, unexpired, hope)
     again = update(Run).where(col(Run.id).in_(due.limit(WAKE_UPS).with_for_update(key_share=True, skip_locked=True)))
-    left = col(Run.status) == "in_progress"  # by a worker that may hang, and has fetched this wake-up, too
-    later = case((left, func.now() + timedelta(seconds=SOON)), else_=lifecycle.wake_later())
-    again_ = again.values(wake_at=later).returning(col(Run.id), col(Run.attempt))
+    again_ = again.values(wake_at=_wake_again_at()).returning(col(Run.id), col(Run.attempt))
     woken = (await session.execute(again_, execution_options=UNSEEN)).all()
     for run in woken:
         session.enqueue(lifecycle.EXECUTE, run.id, run.attempt)
     return len(woken)
+
+
+def _wake_again_at() -> Json:
+    """When a wake-up that is sent now is sent again."""
+    this = (col(RunAttempt.run_id) == col(Run.id)) & (col(RunAttempt.attempt) == col(Run.attempt))
+    left_for = func.now() - select(col(RunAttempt.ended_at)).where(this).scalar_subquery()
+    soon, patience = timedelta(seconds=SOON), timedelta(seconds=lifecycle.PATIENCE)
+    pause = func.least(func.greatest(left_for, soon), patience)
+    return case((col(Run.status) == "in_progress", func.now() + pause), else_=lifecycle.wake_later())
 
 
 def _overdue() -> Json:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from orchestrator.execution.claims import Claims
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
-from orchestrator.tables import Message, Run, RunStep, Thread, Worker, now
+from orchestrator.tables import Message, Run, RunAttempt, RunStep, Thread, Worker, now
 from orchestrator.wire.requests import CreateRun, SubmitToolOutputs
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
@@ -215,6 +216,25 @@ async def test_hundreds_of_runs_of_a_dead_worker_are_taken_away_in_one_sweep(pla
     swept = await play.sweep()
 
     assert (swept.orphaned, swept.woken) == (many, many)
+
+
+async def test_a_run_that_was_left_and_that_nobody_has_room_for_is_woken_less_and_less_often(play: Play) -> None:
+    await play.begin()
+    await play.left_by("101")
+    assert (await play.sweep()).orphaned == 1
+    this = col(Run.id) == play.run_id
+    pauses = []
+
+    for seconds in (0, 10, 300):
+        async with play.bare.database.transaction() as session:  # in which it is the same time all along
+            ended = {"ended_at": sa.func.now() - timedelta(seconds=seconds)}
+            await session.execute(sa.update(RunAttempt).where(col(RunAttempt.run_id) == play.run_id).values(ended))
+            await session.execute(sa.update(Run).where(this).values(wake_at=sa.func.now()))
+            assert await housekeeping._wake(session, 8) == 1
+            pause = sa.func.extract("epoch", col(Run.wake_at) - sa.func.now())
+            pauses.append(float((await session.execute(sa.select(pause).where(this))).scalar_one()))
+
+    assert pauses == [housekeeping.SOON, 10.0, lifecycle.PATIENCE]
 
 
 # -- what kills its workers --
