@@ -86,12 +86,15 @@ def list_(
 
 
 def _ask(data: DataOption, question: "Callable[[Session], Awaitable[T]]") -> T:
+    from pydantic import ValidationError
     from sqlalchemy.exc import SQLAlchemyError
 
     url = os.environ.get("DATABASE_URL") or _running(data)
     try:
         return asyncio.run(_asked(url, question))
-    except (OSError, TimeoutError, SQLAlchemyError) as error:
+    except ValidationError:  # another setting is wrong, and is named
+        raise
+    except (OSError, OverflowError, ValueError, SQLAlchemyError) as error:  # not even an address, maybe
         reason = str(getattr(error, "orig", None) or error) or type(error).__name__
         raise CommandError("The database does not answer as it should.", reason) from error
 

@@ -105,8 +105,17 @@ async def test_runs_that_are_not_over_are_listed_with_who_is_at_them(play: Play,
     assert waiting.output.strip() == "No run is requires_action."
 
 
-async def test_a_database_that_is_away_is_told_in_one_sentence_without_its_password() -> None:
-    environment = {"DATABASE_URL": "postgresql://someone:secret@127.0.0.1:1/nowhere"}
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://someone:secret@127.0.0.1:1/nowhere",
+        "postgresql://someone:secret@127.0.0.1:99999/nowhere",
+        "postgresql://someone:secret@127.0.0.1:port/nowhere",
+        "mysql://someone:secret@127.0.0.1/nowhere",
+    ],
+)
+async def test_a_database_that_is_away_is_told_in_one_sentence_without_its_password(url: str) -> None:
+    environment = {"DATABASE_URL": url}
 
     shown = await asyncio.to_thread(CliRunner().invoke, cli.app, ["run", "show", "run_x"], env=environment)
 
