@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 MOST = 5000
 """Runs that are taken away at once; the next sweep takes the next."""
+FAR = 10
+"""No lease is that many times as long as ours: workers of two settings live side by side while one is changed."""
 LIVING = (
     text(
         "SELECT objid::bigint::text FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
@@ -48,11 +50,11 @@ FREE = or_((col(Run.status) == "queued") & HOLDS_PLACE, LEFT)
 
 async def release(session: Session, lease: float) -> int:
     """Take runs away from workers that are dead or silent, and see to what those may have been about to claim. One
-    whose lease lies more than two leases ahead is silent, too: what it was set by was another time.
+    whose lease lies `FAR` leases ahead is silent, too: what it was set by was another time.
 
     Returns how many were taken.
     """
-    taken = (await session.execute(_release(), {"farthest": 2 * lease})).all()
+    taken = (await session.execute(_release(), {"farthest": FAR * lease})).all()
     dead = await roster.bury(session, LIVING)
     if dead or taken:
         await wake_again(session)

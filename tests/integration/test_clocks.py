@@ -61,7 +61,7 @@ async def test_a_lease_beyond_all_leases_is_over_and_an_ordinary_one_is_not(bare
         await set_(bare, far, **at_work, lease_until=sa.func.now() + timedelta(hours=1))
         await set_(bare, near, **at_work, lease_until=sa.func.now() + timedelta(seconds=30))
 
-        await housekeeping.sweep(bare.database, lease=30.0)
+        await housekeeping.sweep(bare.database, lease=10.0)  # the setting has just been changed: "4713" has the old one
 
         assert (await found(bare, far.id)).owner is None
         assert (await found(bare, near.id)).owner == "4713"
