@@ -1,5 +1,7 @@
 """A thread in the bare database, and what clients and workers do to it: for tests of runs that meet there."""
 
+import asyncio
+
 import sqlalchemy as sa
 from sqlmodel import col
 
@@ -7,6 +9,14 @@ from orchestrator import closing, lifecycle, runs, threads
 from orchestrator.resources import Resources
 from orchestrator.tables import Message, Run
 from orchestrator.wire.requests import CreateMessage, CreateRun
+
+
+async def all_sent(bare: Resources) -> None:
+    """Return when all that was told is in Redis: `flush` alone gives up after a second, for clients' sake."""
+    publisher = bare.database.publisher
+    async with asyncio.timeout(60):
+        while publisher._wanted.is_set() or publisher._sending.locked():  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.01)
 
 
 class Scene:

@@ -12,6 +12,7 @@ from orchestrator.events.frames import START, Cursor, Frame, Track
 from orchestrator.events.heard import Heard
 from orchestrator.events.publisher import stream_key
 from orchestrator.resources import Resources
+from tests.integration.scene import all_sent
 
 DEADLINE = 60.0
 
@@ -130,6 +131,7 @@ async def test_a_stream_that_redis_lost_meanwhile_is_forgotten_in_the_end(bare: 
     await bare.redis.delete(stream_key(run_id))
 
     await tell(bare, *rest)
+    await all_sent(bare)
 
     assert await bare.redis.ttl(stream_key(run_id)) > 0
 

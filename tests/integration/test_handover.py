@@ -20,6 +20,7 @@ from orchestrator.settings import Settings
 from orchestrator.tables import Message, RunAttempt, RunStep
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
+from tests.integration.scene import all_sent
 from tests.integration.test_runner import DEADLINE, found, queued, scripted, until
 
 __all__ = ["scripted"]
@@ -61,7 +62,7 @@ async def outcomes(bare: Resources, run_id: str) -> list[str | None]:
 
 async def events(bare: Resources, run_id: str) -> list[tuple[str, Any]]:
     """What was told of a run: names without their prefix, and data."""
-    await bare.database.publisher.flush()
+    await all_sent(bare)
     told = []
     entries: Any = await bare.redis.xrange(stream_key(run_id))
     for _, fields in entries:

@@ -29,6 +29,7 @@ from orchestrator.settings import Settings
 from orchestrator.tables import Message, Run, RunStep
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
+from tests.integration.scene import all_sent
 from tests.integration.test_runner import DEADLINE, found, queued, scripted
 
 __all__ = ["scripted"]
@@ -71,7 +72,7 @@ async def lossy(bare: Resources, fails: int = 0, moment: Moment = "before") -> A
 
 async def told(bare: Resources, run_id: str) -> list[tuple[frames.Cursor, str]]:
     """Cursors and names of a run's events, in the order of its stream."""
-    await bare.database.publisher.flush()
+    await all_sent(bare)
     entries: Any = await bare.redis.xrange(stream_key(run_id))
     single = [frame for _, fields in entries for frame in frames.split(fields[b"f"])]
     return [(cursor, frames.last_event(frame)) for cursor, frame in single]
@@ -204,9 +205,10 @@ async def test_waiting_for_the_database_has_an_end(bare: Resources) -> None:
 
 
 async def test_a_session_that_falls_silent_loses_its_locks_and_is_told_so_in_passing(
-    bare: Resources, bare_settings: Settings
+    bare: Resources, bare_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = db.engine(bare_settings.model_copy(update={"database_timeout": 0.5}))
+    monkeypatch.setattr(db, "BUSY", 2.0)
+    silent = db.engine(bare_settings.model_copy(update={"run_lease": 0.1}))
     housekeepers = sa.select(sa.func.pg_try_advisory_xact_lock(presence.LOCK_CLASS, 4712))
 
     async with silent.connect() as frozen:
