@@ -214,6 +214,29 @@ async def test_an_upload_whose_completion_was_killed_is_pending_and_can_be_compl
     api.kill()
 
 
+async def test_a_file_for_which_the_disk_has_no_room_is_refused_and_nothing_of_it_stays(own_stack: Stack) -> None:
+    """The system refuses the bytes behind a limit, as it does on a full disk."""
+    api = Api(own_stack)
+    process = psutil.Process(own_stack.processes[-1].pid)
+    before, most = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (2_000_000, most))
+    line = api.connect()
+    headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "multipart/form-data; boundary=xyz"}
+    line.request("POST", "/v1/files", FACTS + FILE + os.urandom(5_000_000) + END, headers)
+    answer = line.getresponse()
+    refusal = json.loads(answer.read())
+    line.close()
+
+    assert (answer.status, int(answer.headers["Retry-After"]) > 0) == (503, True), refusal
+    assert refusal["error"].keys() == {"message", "type", "param", "code"}
+    await swept(own_stack)
+    assert stored(own_stack) == []
+    file = api.upload(b"x" * 1_000_000)  # what has room is taken
+    process.rlimit(psutil.RLIMIT_FSIZE, (before, most))
+    api.ask("DELETE", f"/files/{file['id']}")
+    api.kill()
+
+
 async def test_case_135_a_file_of_512_mb_needs_no_memory(own_stack: Stack) -> None:
     """In and out. (Here for the process of its own, whose memory nothing else moves.)"""
     api = Api(own_stack)

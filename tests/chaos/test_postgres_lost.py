@@ -62,7 +62,7 @@ REQUESTS: Sequence[tuple[str, str, Json]] = (
 async def cluster() -> AsyncIterator[Cluster]:
     """An installation with two workers, whose silence is believed for two seconds."""
     with clusters.place() as folder:
-        async with clusters.running(folder) as ours:
+        async with clusters.running(folder, proxied=True) as ours:
             await ours.ready(*[ours.add("worker", ASSISTANTD_RUN_LEASE="2") for _ in range(2)])
             yield ours
 
@@ -276,3 +276,19 @@ async def test_hung_up_on_at_any_moment_nothing_is_half_there(cluster: Cluster, 
 
 async def none_of(cluster: Cluster, query: str, values: Json) -> bool:
     return not await fetch(cluster, query, values)
+
+
+async def test_a_slow_postgres_makes_everything_slow_and_nothing_wrong(
+    cluster: Cluster, api: aiohttp.ClientSession
+) -> None:
+    slots = [*cluster.apis, *cluster.workers]
+    for slot in slots:
+        slot.proxies["postgres"].set_mode("delay", seconds=0.04)
+    try:
+        runs = await start(api, '[[tool=no_such_tool:{}]] [[text="One two three."]]', 2)
+        await until(lambda: all_are(cluster, "completed", runs), "all runs are completed")
+    finally:
+        for slot in slots:
+            slot.proxies["postgres"].set_mode("pass")
+
+    assert len(await asyncio.to_thread(cluster.model.requests)) == 2 * len(runs)
