@@ -73,29 +73,35 @@ class Presence:
         self._taken: float | None = None
         self._takes = 0
 
-    async def take(self) -> None:
-        """Hold the lock: take it if it is not held, and see that its session still answers if it is."""
+    async def take(self) -> bool:
+        """Hold the lock: take it if it is not held, and see that its session still answers if it is. False if a former
+        session of ours, which Postgres has not given up yet, holds it: nobody takes us for dead meanwhile.
+        """
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
                 self._url, timeout=self._timeout, command_timeout=self._timeout, server_settings=self._session
             )
             try:
-                await self._lock(self._connection)
+                if not await self._lock(self._connection):
+                    self.drop()
+                    return False
             except BaseException:
                 self.drop()
                 raise
         try:
             await self._connection.execute("SELECT 1")
-        except asyncpg.InternalClientError:  # cut off in the middle of something, the driver never finds its way again
+        except (TimeoutError, asyncpg.InternalClientError):  # no other end, or a driver that has lost its way for ever
             self.drop()
             raise
+        return True
 
-    async def _lock(self, connection: asyncpg.Connection) -> None:
+    async def _lock(self, connection: asyncpg.Connection) -> bool:
         connection.add_termination_listener(self._end)
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, int(self.owner)):
-            raise TimeoutError("a former session of this worker still holds its lock")  # one that waits would pile up
+            return False  # sessions that wait would pile up
         self._taken = asyncio.get_running_loop().time()
         self._takes += 1
+        return True
 
     def drop(self) -> None:
         """Let go of it, whatever state its connection is in."""
@@ -135,7 +141,8 @@ async def present(owner: str, carrier: Carrier, database: Database, settings: Se
     """
     shown = Presence(owner, settings)
     await database.back()
-    await shown.take()
+    if not await shown.take():
+        raise RuntimeError("another worker has this name")
     try:
         async with database.transaction() as session:
             await roster.enter(session, owner, settings.run_concurrency)
@@ -158,16 +165,16 @@ async def _beat(shown: Presence, carrier: Carrier, database: Database, settings:
     while True:
         await shown.ended(within=pause)
         try:
-            await shown.take()
+            held = await shown.take()
             await _renew(shown.owner, carrier, database, settings)
         except Exception as error:  # whatever it was: without a heartbeat the worker would go on, and lose every run
+            held = False
             if pause == usual:
                 log.warning("heartbeat_failed", error=repr(error))
-            pause = min(RETAKE, usual)
         else:
-            if pause != usual:
+            if held and pause != usual:
                 log.info("heartbeat_resumed")
-            pause = usual
+        pause = usual if held else min(RETAKE, usual)
 
 
 async def _renew(owner: str, carrier: Carrier, database: Database, settings: Settings) -> None:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from sqlmodel import col
 
 from orchestrator import housekeeping, presence, resources
+from orchestrator.errors import RunStopped
 from orchestrator.execution.runner import Runner
 from orchestrator.presence import LOCK_CLASS, Presence
 from orchestrator.resources import Resources
@@ -136,3 +137,47 @@ async def test_a_heartbeat_outlasts_a_driver_that_has_lost_its_way(
     await connection.close()
 
     assert lost
+
+
+class Carrying:
+    """Who carries one run."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def carried(self) -> dict[str, int]:
+        return {self.run_id: 0}
+
+    def interrupt(self, run_id: str, why: RunStopped, attempt: int | None = None) -> None:
+        raise why
+
+
+async def test_leases_are_renewed_while_a_former_session_still_holds_the_lock(
+    bare: Resources, bare_settings: Settings, project_id: str
+) -> None:
+    run = await queued(bare, project_id, "Hi")
+    owner = presence.new_owner()
+    async with bare.database.transaction() as session:
+        mine = {"status": "in_progress", "owner": owner, "lease_until": sa.func.now()}
+        await session.execute(sa.update(Run).where(col(Run.id) == run.id).values(mine))
+    former = await asyncpg.connect(bare_settings.database_url.get_secret_value())
+    witness = await asyncpg.connect(bare_settings.database_url.get_secret_value())
+
+    async with presence.present(owner, Carrying(run.id), bare.database, bare_settings) as shown:
+        before = (await found(bare, run.id)).lease_until
+        shown.drop()  # without a word to the listener, as when a network is dead
+        await former.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, int(owner))
+        shown._ended.set()
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                if (await found(bare, run.id)).lease_until != before:
+                    break
+                await asyncio.sleep(0.02)
+        assert await holder(witness, owner) == former.get_server_pid()
+        await former.close()
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                if await holder(witness, owner) is not None:
+                    break
+                await asyncio.sleep(0.02)
+    await witness.close()
