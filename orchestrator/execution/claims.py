@@ -35,6 +35,8 @@ CLAIMING = 60.0
 """Seconds that a wake-up waits for the database; housekeeping sends those again that came to nothing."""
 CALM = 2.0
 """Seconds that a run which was left behind lets others be claimed before it is read."""
+LULL = 0.05
+"""Seconds without a new claim after which all are thought to be made: wake-ups come one after the other."""
 UNREADABLE = {"code": "server_error", "message": "What is stored of this run or of its thread cannot be read."}
 
 
@@ -48,7 +50,7 @@ class Claims:
         self._lease = settings.run_lease
         self._windows = windows
         self._under_way = 0
-        self._calm = asyncio.Event()
+        self._begun = 0
 
     async def take(self, run_id: str, attempt: int | None = None) -> Journal | None:
         """The journal of the run, if it waits for a worker, and is at the attempt if that is named. Outlasts a database
@@ -148,18 +150,20 @@ class Claims:
 
     @contextmanager
     def _claiming(self) -> Iterator[None]:
+        self._begun += 1
         self._under_way += 1
         try:
             yield
         finally:
             self._under_way -= 1
-            if not self._under_way:
-                self._calm.set()
 
     async def _all_are_claimed(self) -> None:
-        """Return when no claim is under way, or has been for so long that others have to wait."""
+        """Return when no claim is under way or has begun for a moment, or when that takes so long that others have to
+        wait.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(CALM):
-                while self._under_way:
-                    self._calm.clear()
-                    await self._calm.wait()
+                begun = -1
+                while self._under_way or self._begun != begun:
+                    begun = self._begun
+                    await asyncio.sleep(LULL)
