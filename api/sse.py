@@ -43,9 +43,9 @@ class Streams:
         self._follower = follower
         self._leaving = leaving
 
-    def of(self, thread_id: str, run_id: str, after: Cursor) -> Response:
-        """The run's events behind `after`, until it is at rest or this process leaves."""
-        return EventStream(self._follower, self._leaving, thread_id, run_id, after)
+    def of(self, thread_id: str, run_id: str, after: Cursor, answered: str | None = None) -> Response:
+        """The run's events behind `after`, until it is at rest or this process leaves; `answered` as for `Follower`."""
+        return EventStream(self._follower, self._leaving, thread_id, (run_id, after, answered))
 
 
 class EventStream(Response):
@@ -53,14 +53,16 @@ class EventStream(Response):
 
     media_type = "text/event-stream; charset=utf-8"
 
-    def __init__(self, follower: Follower, leaving: Leaving, thread_id: str, run_id: str, after: Cursor) -> None:
+    def __init__(
+        self, follower: Follower, leaving: Leaving, thread_id: str, what: tuple[str, Cursor, str | None]
+    ) -> None:
+        run_id, after, _ = self._what = what
         path = f"/v1/threads/{thread_id}/runs/{run_id}/events"
         super().__init__(headers={**HEADERS, "Content-Location": path})
         del self.headers["content-length"]
         self._follower = follower
         self._leaving = leaving
         self._run_id = run_id
-        self._after = after
         self._begun = after > START
         self._farewell = RETRY + error_frame(INTERRUPTED.format(path=path), code="stream_interrupted")
 
@@ -75,7 +77,7 @@ class EventStream(Response):
 
     async def _relay(self, send: Send) -> None:
         try:
-            async with aclosing(self._follower.follow(self._run_id, self._after)) as batches:
+            async with aclosing(self._follower.follow(*self._what)) as batches:
                 async for batch in batches:
                     await _say(send, batch)
                     if not self._begun:
@@ -102,7 +104,7 @@ class EventStream(Response):
         with suppress(Exception):  # whatever else is broken: the farewell names it, too
             async with (
                 asyncio.timeout(LAST_WORDS / 2),
-                aclosing(self._follower.follow(self._run_id, self._after)) as batches,
+                aclosing(self._follower.follow(*self._what)) as batches,
             ):
                 async for batch in batches:
                     await _say(send, batch)

@@ -93,13 +93,13 @@ def _untold(
     run: Run, steps: list[RunStep], messages: dict[str, Message], heard: Heard, everything: bool
 ) -> Iterator[Event]:
     """What the listener has to be told of the run's steps, in order."""
-    known = [place for place, step in enumerate(steps) if heard.knows(step.id)]
+    known = [place for place, step in enumerate(steps) if heard.knows(step.id) or step.id == heard.answered]
     first = known[0] if known and heard.resumed else 0  # what was before the rest from which it resumed is no news
     for step in steps[first:]:
         if step.id in heard.ended or not (everything or step.id in heard.open):
             continue
         whole = objects.run_step(step, run.expires_at if run.status == "requires_action" else None)
-        begins = heard.whole and not heard.knows(step.id)
+        begins = heard.whole and not heard.knows(step.id) and step.id != heard.answered
         if begins:
             details = {"type": "tool_calls", "tool_calls": []} if step.type == "tool_calls" else step.step_details
             begun = objects.dump({**whole, **STEP_BEGUN, "expires_at": run.expires_at, "step_details": details})

@@ -1,5 +1,7 @@
 """The runs' verbs: what clients may do to a run. What workers do is in `execution`, what may follow in `lifecycle`."""
 
+from typing import NamedTuple
+
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -162,11 +164,18 @@ async def cancel(session: Session, project_id: str, thread_id: str, run_id: str)
     return answer
 
 
+class Resumed(NamedTuple):
+    """A run that got its outputs, the cursor behind which its events go on, and the step that was answered."""
+
+    run: Run
+    cursor: Cursor
+    step_id: str
+
+
 async def submit_tool_outputs(
     session: Session, project_id: str, thread_id: str, run_id: str, body: SubmitToolOutputs
-) -> tuple[Run, Cursor]:
-    """Answer all calls that the run waits for, and queue it again. Returns it with the cursor behind which its events
-    go on.
+) -> Resumed:
+    """Answer all calls that the run waits for, and queue it again.
 
     Raises InvalidRequest, and changes nothing, if the run does not wait or the outputs are not those of its calls.
     """
@@ -179,13 +188,13 @@ async def submit_tool_outputs(
     queued = await lifecycle.move(session, run, "queued", attempt="next", tell=False, required_action=None, **values)
     if queued is None:
         raise InvalidRequest(f'Runs in status "{run.status}" do not accept tool outputs.')
-    await _complete_step(session, queued, outputs)
+    step_id = await _complete_step(session, queued, outputs)
     lifecycle.told(session, queued)
     if placed:
         lifecycle.wake(session, queued)
     else:
         await places.seek(session, project_id)
-    return queued, START._replace(attempt=queued.attempt)
+    return Resumed(queued, START._replace(attempt=queued.attempt), step_id)
 
 
 def _outputs(run: Run, body: SubmitToolOutputs) -> dict[str, str]:
@@ -197,7 +206,7 @@ def _outputs(run: Run, body: SubmitToolOutputs) -> dict[str, str]:
     return {output.tool_call_id: output.output or "" for output in body.tool_outputs}
 
 
-async def _complete_step(session: Session, run: Run, outputs: dict[str, str]) -> None:
+async def _complete_step(session: Session, run: Run, outputs: dict[str, str]) -> str:
     query = select(RunStep).where(col(RunStep.run_id) == run.id, col(RunStep.status) == "in_progress")
     step = (await session.execute(query)).scalar_one()
     calls = [
@@ -209,3 +218,4 @@ async def _complete_step(session: Session, run: Run, outputs: dict[str, str]) ->
     await session.flush()
     data = objects.dump(objects.run_step(step, closing.expiry(run)))
     session.publish(run.id, run.attempt, "thread.run.step.completed", data)
+    return step.id

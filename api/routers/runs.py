@@ -139,8 +139,10 @@ async def submit_tool_outputs(
     events: Events,
 ) -> Response:
     """Answer the tool calls that a run waits for; with `stream`, answer with the events that follow."""
-    run, cursor = await runs.submit_tool_outputs(session, project_id, thread_id, run_id, body)
-    return events.of(run.thread_id, run.id, cursor) if body.stream else _reply(objects.run(run), resources.settings)
+    run, cursor, step_id = await runs.submit_tool_outputs(session, project_id, thread_id, run_id, body)
+    if body.stream:
+        return events.of(run.thread_id, run.id, cursor, step_id)
+    return _reply(objects.run(run), resources.settings)
 
 
 @router.get(

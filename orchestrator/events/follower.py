@@ -54,13 +54,14 @@ class Follower:
         self._outcome = outcome
         self._silence = settings.stream_ping
 
-    async def follow(self, run_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the run's frames after `after` (whole frames, several at once) until it is at rest; comments in
         between.
 
         Ends with the frame that says how the run came to rest. Outlasts Redis: while it is away, Postgres is asked.
+        Whoever listens from a run's rest on names the step that was `answered`: what was before is no news.
         """
-        listener = _Listener(after)
+        listener = _Listener(after, answered)
         while not listener.ended:
             try:
                 async with self._subscriber.listening(stream_key(run_id), listener.hear):
@@ -109,17 +110,24 @@ class Follower:
     async def _closing(self, run_id: str, listener: "_Listener") -> bytes | None:
         """The closing frames for a listener that the stream has nothing more to tell."""
         last: Json = await self._redis.xrevrange(stream_key(run_id), count=1)
-        told = bool(last) and frames.last_event(last[0][1][b"f"]) in frames.RESTING
+        told = bool(last) and _ends(last[0][1][b"f"], listener.cursor)
         everything = listener.heard.hole or (listener.cursor != START and not told)
         return await self._outcome(run_id, listener.heard, everything)
+
+
+def _ends(batch: bytes, cursor: Cursor) -> bool:
+    """Whether a listener that has come to the cursor has heard with this batch that the run is at rest: not if it went
+    on since, for outputs, and all that followed is lost.
+    """
+    return frames.last_event(batch) in frames.RESTING and frames.last_cursor(batch) >= cursor
 
 
 class _Listener:
     """What one client has heard, and what waits for it."""
 
-    def __init__(self, after: Cursor) -> None:
+    def __init__(self, after: Cursor, answered: str | None) -> None:
         self.cursor = after
-        self.heard = Heard(after)
+        self.heard = Heard(after, answered)
         self.at_rest = False
         self.ended = False
         self._last = "thread.run.created"

@@ -36,12 +36,13 @@ class Heard:
     """The account of one listener that begins behind `after`.
 
     `whole`: the listener knows nothing of the run but this, for it listens from the first event, or `resumed` the run
-    from its rest, with the outputs of a step that is told to be completed first.
+    from its rest, with the outputs of a step that is told to be completed first, and that was `answered`.
     """
 
-    def __init__(self, after: Cursor) -> None:
+    def __init__(self, after: Cursor, answered: str | None = None) -> None:
         self.whole = after.seq == 0
         self.resumed = self.whole and after != START
+        self.answered = answered
         self.hole = False
         self.open: dict[str, Told] = {}
         self.ended: set[str] = set()

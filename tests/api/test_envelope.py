@@ -169,7 +169,7 @@ class Breaking(Follower):
     def __init__(self) -> None:
         """Nothing is needed."""
 
-    async def follow(self, run_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
         yield b'event: thread.run.queued\ndata: {"id":"run_1","object":"thread.run","status":"queued"}\n\n'
         raise ZeroDivisionError("broken")
 

@@ -40,7 +40,7 @@ class Told(Follower):
         self._late = late
 
     @override
-    async def follow(self, run_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(self._late)
         for batch in self._batches:
             yield batch
@@ -54,7 +54,7 @@ class Talkative(Follower):
         self.gone = asyncio.Event()
 
     @override
-    async def follow(self, run_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
         try:
             while True:
                 yield b"".join(DELTA % number for number in range(1000))
@@ -176,7 +176,7 @@ class Hanging(Follower):
         self._error = error
 
     @override
-    async def follow(self, run_id: str, after: Cursor) -> AsyncGenerator[bytes, None]:
+    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
         time.sleep(self._seconds)  # noqa: ASYNC251  # the point
         if self._error is not None:
             raise self._error
