@@ -28,7 +28,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 async def test_all_runs_of_a_lost_worker_are_taken_over_and_no_finished_turn_is_asked_for_again(
     cluster: Cluster, case: Case
 ) -> None:
-    figures = await measure(cluster, case, RUNS, lease=3.0)
+    figures = await measure(cluster, case, RUNS, lease=5.0)
 
     assert figures["taken over"] == RUNS
     asked = figures["asked"]
