@@ -211,19 +211,26 @@ async def _ownerless(session: Session) -> Sequence[Row[str, str]]:
 
 
 async def _hand_on(database: Database, ownerless: Sequence[Row[str, str]]) -> int:
+    """Give threads to the runs that wait for them: one that cannot be given does not keep the others from theirs."""
     handed = 0
     for project_id, thread_id in ownerless:
-        async with database.transaction() as session:
-            if await lifecycle.lock_thread(session, thread_id, wait=False):
-                handed += await turns.hand_on(session, project_id, thread_id, freed=False)
+        try:
+            async with database.transaction() as session:
+                if await lifecycle.lock_thread(session, thread_id, wait=False):
+                    handed += await turns.hand_on(session, project_id, thread_id, freed=False)
+        except Exception:
+            log.exception("thread_not_handed_on", thread_id=thread_id)
     return handed
 
 
 async def _fill(database: Database, project_ids: Sequence[str]) -> int:
     placed = 0
     for project_id in project_ids:
-        async with database.transaction() as session:
-            placed += await places.seek(session, project_id)
+        try:
+            async with database.transaction() as session:
+                placed += await places.seek(session, project_id)
+        except Exception:
+            log.exception("places_not_given", project_id=project_id)
     return placed
 
 

@@ -385,6 +385,21 @@ async def test_a_run_of_which_something_cannot_be_read_fails(play: Play, name: s
         assert await threads.active_run(session, play.thread_id) is None
 
 
+async def test_a_thread_that_cannot_be_handed_on_does_not_keep_others_from_theirs(
+    play: Play, bare: Resources, bare_settings: Settings, project_id: str
+) -> None:
+    others = [await Play(bare, bare_settings, project_id).begin() for _ in range(4)]
+    await play.begin()
+    for each in others:
+        await each.set_(waiting=True)
+    await play.set_(waiting=True, additional_messages=["nonsense"])
+
+    swept = await play.sweep()
+
+    assert swept.turns == len(others)
+    assert [(await each.row()).waiting for each in others] == [False] * len(others)
+
+
 async def test_tool_resources_that_no_tool_reads_do_no_harm(play: Play) -> None:
     await play.begin()
     await play.set_(tool_resources=["nonsense"])
