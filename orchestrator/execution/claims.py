@@ -102,7 +102,8 @@ class Claims:
             await asyncio.shield(self._release(run))
             raise
         finally:
-            self.unread.pop(run.id, None)
+            if self.unread.get(run.id) == run.attempt:  # it may have been taken from us, and have come back
+                del self.unread[run.id]
         return None
 
     async def _journal(self, session: Session, run: Run) -> Journal:

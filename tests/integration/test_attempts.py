@@ -426,6 +426,44 @@ async def test_a_run_that_is_cancelled_before_it_is_found_to_be_unreadable_is_ca
     assert (await play.row()).status == "cancelled"
 
 
+async def test_a_run_that_comes_back_to_a_worker_before_it_was_read_there_keeps_its_lease(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = [asyncio.Event(), asyncio.Event()]
+    waiting = iter(gates)
+
+    async def wait(claims: Claims) -> None:
+        await next(waiting).wait()
+
+    async def claimed(times: int) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                if list(claims.unread.values()) == [times]:
+                    break
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(Claims, "_all_are_claimed", wait)
+    claims = Claims(play.bare.database, play.owner, play.settings, play.runner.windows)
+    await play.begin()
+    await play.set_(status="in_progress")
+    first = asyncio.create_task(claims.take(play.run_id))
+    await claimed(1)
+    await play.set_(owner=None)
+    second = asyncio.create_task(claims.take(play.run_id))
+    await claimed(2)
+
+    gates[0].set()
+    left = await asyncio.wait_for(first, DEADLINE)
+    carried = dict(claims.unread)
+    gates[1].set()
+    journal = await asyncio.wait_for(second, DEADLINE)
+
+    assert left is None
+    assert carried == {play.run_id: 2}
+    assert journal is not None
+    assert claims.unread == {}
+
+
 async def test_a_run_whose_thread_is_deleted_while_it_is_carried_is_left_without_a_word(
     play: Play, scripted: RemoteModelServer
 ) -> None:
