@@ -61,7 +61,7 @@ class Claims:
             claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
             if claimed is None or claimed.left_behind:
                 return claimed and claimed.run
-            return await self._journal(session, claimed.run)
+            return await self._journal(session, claimed.run, self._deadline(claimed.run))
 
         try:
             with self._claiming():
@@ -83,11 +83,11 @@ class Claims:
             await lifecycle.hold(session, run)
             before = await attempts.before(session, run)
             await closing.close_torn(session, run)
-            journal = await self._journal(session, run)
+            journal = await self._journal(session, run, deadline)
             log.info("run_taken_over", run_id=run.id, attempt=run.attempt, before=before)
             return journal
 
-        self.unread[run.id] = run.attempt
+        self.unread[run.id], deadline = run.attempt, self._deadline(run)
         try:
             await self._all_are_claimed()
             return await self._patiently(Once(self._database), recall)
@@ -106,8 +106,11 @@ class Claims:
                 del self.unread[run.id]
         return None
 
-    async def _journal(self, session: Session, run: Run) -> Journal:
-        deadline = asyncio.get_running_loop().time() + lifecycle.time_left(run, self._lease)
+    def _deadline(self, claimed: Run) -> float:
+        """When a run expires that was claimed this moment, on the loop's clock."""
+        return asyncio.get_running_loop().time() + lifecycle.time_left(claimed, self._lease)
+
+    async def _journal(self, session: Session, run: Run, deadline: float) -> Journal:
         context = Past(self._database, run, window := self._windows.of(run.model))
         await context.begin(session)
         own = await past.own(session, run)

@@ -464,6 +464,23 @@ async def test_a_run_that_comes_back_to_a_worker_before_it_was_read_there_keeps_
     assert claims.unread == {}
 
 
+async def test_the_time_that_a_run_waits_to_be_read_counts(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def wait(claims: Claims) -> None:
+        waited.append(asyncio.get_running_loop().time())
+
+    monkeypatch.setattr(Claims, "_all_are_claimed", wait)
+    monkeypatch.setattr(lifecycle, "time_left", lambda claimed, lease: 100.0)
+    await play.begin()
+    await play.set_(status="in_progress")
+
+    journal = await Claims(play.bare.database, play.owner, play.settings, play.runner.windows).take(play.run_id)
+
+    assert journal is not None
+    assert journal._deadline <= waited[0] + 100.0
+
+
 async def test_a_run_whose_thread_is_deleted_while_it_is_carried_is_left_without_a_word(
     play: Play, scripted: RemoteModelServer
 ) -> None:
