@@ -142,7 +142,7 @@ async def present(owner: str, carrier: Carrier, database: Database, settings: Se
     shown = Presence(owner, settings)
     await database.back()
     if not await shown.take():
-        raise RuntimeError("another worker has this name")
+        raise TimeoutError("another worker holds the lock of this name")
     try:
         async with database.transaction() as session:
             await roster.enter(session, owner, settings.run_concurrency)
