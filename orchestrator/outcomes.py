@@ -46,7 +46,7 @@ STEP_BEGUN: dict[str, Json] = {
 
 def outcome_of(database: Database) -> Outcome:
     """A function from a run's id, what a listener has heard of it, and whether all else is to be told, to the closing
-    frames: None while the run moves, a comment if it is gone.
+    frames: None while the run moves; if it is gone, its end as the listener was to hear it, or a comment.
 
     None, too, while the database is away: what is told meanwhile comes from Redis. After `PATIENCE` seconds of that,
     raises what the database raised.
@@ -79,7 +79,7 @@ def outcome_of(database: Database) -> Outcome:
                 written = select(Message).where(col(Message.run_id) == run_id)
                 messages = {message.id: message for message in (await session.execute(written)).scalars()}
         if run is None:
-            return b": gone\n"
+            return heard.end or b": gone\n"
         event = f"thread.run.{run.status}"
         if event not in RESTING:
             return None

@@ -25,6 +25,10 @@ UNTORN = frozenset(f"thread.run.{status}" for status in ("created", "queued", "r
 """Events behind which the next attempt may begin without anything having been lost."""
 
 
+ENDS = frames.RESTING - {"thread.run.requires_action"}
+"""Events behind which there is nothing more."""
+
+
 class Told(NamedTuple):
     """How much of the open message's text was told, and its checksum."""
 
@@ -36,7 +40,8 @@ class Heard:
     """The account of one listener that begins behind `after`.
 
     `whole`: the listener knows nothing of the run but this, for it listens from the first event, or `resumed` the run
-    from its rest, with the outputs of a step that is told to be completed first, and that was `answered`.
+    from its rest, with the outputs of a step that is told to be completed first, and that was `answered`. `end` is how
+    the run ended, if that was told behind a hole: all that is left of a run that was deleted.
     """
 
     def __init__(self, after: Cursor, answered: str | None = None) -> None:
@@ -44,6 +49,7 @@ class Heard:
         self.resumed = self.whole and after != START
         self.answered = answered
         self.hole = False
+        self.end = b""
         self.open: dict[str, Told] = {}
         self.ended: set[str] = set()
         self._torn = False
@@ -57,6 +63,8 @@ class Heard:
         to have begun (clients break on that): its worker was lost before it told.
         """
         if self.hole:
+            if frames.last_event(batch) in ENDS:
+                self.end = frames.split(batch)[-1][1]
             return b""
         if MARKS.search(batch) is None and frames.last_event(batch) not in frames.RESTING:
             self._count(batch)
@@ -72,6 +80,8 @@ class Heard:
         name = frames.last_event(frame)
         if name in frames.RESTING:
             self.hole |= self._torn or bool(self.open if name != "thread.run.requires_action" else self._messages())
+            if self.hole and name in ENDS:
+                self.end = frame
         kind, _, change = name.rpartition(".")
         if kind in ("thread.message", "thread.run.step"):
             if change == "delta":

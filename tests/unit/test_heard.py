@@ -121,3 +121,25 @@ def test_after_a_lost_worker_the_end_is_compared_with_what_is_stored(last: str, 
     heard.follow(story.tell("run.completed"))
 
     assert heard.hole is hole
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_an_end_that_is_told_behind_a_hole_is_kept_for_a_run_that_is_deleted_meanwhile(behind: bool) -> None:
+    heard, story = Heard(START), Story(2)
+    heard.hole = behind
+    heard.next_attempt("thread.run.in_progress")
+    cancelling, cancelled = story.tell("run.cancelling"), story.tell("run.cancelled")
+
+    relayed = heard.follow(cancelling + cancelled)
+
+    assert relayed == (b"" if behind else cancelling)
+    assert heard.end == cancelled
+
+
+def test_a_rest_for_outputs_is_no_end() -> None:
+    heard, story = Heard(START), Story(2)
+    heard.next_attempt("thread.message.delta")
+
+    heard.follow(story.tell("run.requires_action"))
+
+    assert (heard.hole, heard.end) == (True, b"")
