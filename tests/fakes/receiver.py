@@ -7,7 +7,7 @@ from typing import Any
 
 Posted = tuple[dict[str, str], bytes]
 """Headers, their names in small letters, and body."""
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Receiver:

@@ -107,9 +107,10 @@ class House:
         return await self._where(LACKS_PLACE)
 
     async def statuses(self) -> dict[str, str]:
-        """All runs."""
+        """All runs, in the order of their creation."""
+        query = sa.select(col(Run.id), col(Run.status)).order_by(col(Run.position))
         async with self.database.transaction() as session:
-            return {row.id: row.status for row in await session.execute(sa.select(col(Run.id), col(Run.status)))}
+            return {row.id: row.status for row in await session.execute(query)}
 
     async def sweep(self) -> housekeeping.Swept:
         """Keep house."""

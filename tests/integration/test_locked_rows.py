@@ -38,4 +38,4 @@ async def test_runs_are_woken_again_without_waiting_for_one_that_a_worker_is_abo
     assert woken == 1
     async with bare.database.transaction() as session:
         due = await session.execute(sa.select(col(Run.id), col(Run.wake_at) <= sa.func.now()))
-    assert dict(due.tuples().all()) == {free.id: True, locked.id: False}
+    assert {row[0]: row[1] for row in due} == {free.id: True, locked.id: False}

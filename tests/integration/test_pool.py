@@ -24,7 +24,7 @@ from orchestrator import queue
 from orchestrator.embedded.valkey import Valkey
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
