@@ -70,9 +70,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1 = APIRouter(prefix="/v1")
     for module in (assistants, runs, threads, messages, run_steps):  # /threads/runs goes before /threads/{id}
         v1.include_router(module.router, dependencies=[ASSISTANTS_V2])
-    for module in (files, uploads, models):
+    for module in (files, uploads, models, gateway):
         v1.include_router(module.router)
-    v1.include_router(gateway.router)
     app.include_router(v1)
     app.include_router(health.router)
     app.add_middleware(JsonBodies)

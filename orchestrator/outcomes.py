@@ -58,7 +58,7 @@ def outcome_of(database: Database) -> Outcome:
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(LONGEST_LOOK):
-                found = await outcome(run_id, heard, everything)
+                found = await _outcome(database, run_id, heard, everything)
         except Exception as error:
             away = away or now
             if not db.passes(error) or now - away > PATIENCE:
@@ -68,25 +68,26 @@ def outcome_of(database: Database) -> Outcome:
         away = None
         return found
 
-    async def outcome(run_id: str, heard: Heard, everything: bool) -> bytes | None:
-        steps: list[RunStep] = []
-        messages: dict[str, Message] = {}
-        async with database.transaction() as session:
-            run = (await session.execute(select(Run).where(col(Run.id) == run_id))).scalar_one_or_none()
-            if run is not None and (everything or heard.open):
-                query = select(RunStep).where(col(RunStep.run_id) == run_id).order_by(col(RunStep.position))
-                steps = list((await session.execute(query)).scalars())
-                written = select(Message).where(col(Message.run_id) == run_id)
-                messages = {message.id: message for message in (await session.execute(written)).scalars()}
-        if run is None:
-            return heard.end or b": gone\n"
-        event = f"thread.run.{run.status}"
-        if event not in RESTING:
-            return None
-        told = [*_untold(run, steps, messages, heard, everything), (event, objects.dump(objects.run(run)))]
-        return b"".join(_frame(name, data) for name, data in told)
-
     return patient
+
+
+async def _outcome(database: Database, run_id: str, heard: Heard, everything: bool) -> bytes | None:
+    steps: list[RunStep] = []
+    messages: dict[str, Message] = {}
+    async with database.transaction() as session:
+        run = (await session.execute(select(Run).where(col(Run.id) == run_id))).scalar_one_or_none()
+        if run is not None and (everything or heard.open):
+            query = select(RunStep).where(col(RunStep.run_id) == run_id).order_by(col(RunStep.position))
+            steps = list((await session.execute(query)).scalars())
+            written = select(Message).where(col(Message.run_id) == run_id)
+            messages = {message.id: message for message in (await session.execute(written)).scalars()}
+    if run is None:
+        return heard.end or b": gone\n"
+    event = f"thread.run.{run.status}"
+    if event not in RESTING:
+        return None
+    told = [*_untold(run, steps, messages, heard, everything), (event, objects.dump(objects.run(run)))]
+    return b"".join(_frame(name, data) for name, data in told)
 
 
 def _untold(
