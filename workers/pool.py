@@ -102,6 +102,7 @@ class TaskPool(BasePool):
         self._reports: deque[tuple[Job, Stop | None]] = deque()
         self._coroutines = Lane(self.limit)
         self._functions = Lane(min(self.limit, SYNC_THREADS))
+        self._left: list[Job] = []
         self._executed = 0
         self._closing = self._closed = self._lost = False
         self._loop = LoopThread(_lifespan, self._on_lifespan_lost)
@@ -123,7 +124,9 @@ class TaskPool(BasePool):
         for limit in ("soft_timeout", "timeout"):  # the task's own, else the worker's
             options[limit] = options.get(limit) or self.options.get(limit)
         job = Job(target, tuple(args), self.app.tasks[args[0]], options, self._report, self._terminate_job)
-        if not self._closing:  # else it stays unacknowledged and goes back to the broker
+        if self._closing:  # it stays unacknowledged and goes back to the broker
+            self._left.append(job)
+        else:
             lane = self._lane(job)
             lane.waiting.append(job)
             self._pump(lane)
@@ -147,8 +150,12 @@ class TaskPool(BasePool):
         self.limit = self._coroutines.limit = max(1, self.limit - n)
 
     def on_close(self) -> None:
-        """Start nothing more."""
+        """Start nothing more. What waits is kept: Celery knows its requests by weak references only, and what it does
+        not know it cannot give back.
+        """
         self._closing = True
+        for lane in (self._coroutines, self._functions):
+            self._left += lane.waiting
         self.flush()
 
     def on_stop(self) -> None:
