@@ -32,7 +32,7 @@ Mode = Literal["pass", "refuse", "cut", "blackhole", "delay"]
 PIECE = 65536
 HELD = 64
 """Pieces of one direction that are on their way at once; the sender feels back-pressure beyond."""
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Proxy:
