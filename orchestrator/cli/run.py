@@ -7,11 +7,12 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -43,8 +44,8 @@ def show(
     as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
-    """Print what is known of a run: how it stands, and each attempt at it: which worker, from when to when, and why not
-    any longer.
+    """Print what is known of a run: how it stands, and of each attempt at it: which worker, from when to when, and why
+    it ended.
 
     Looks where DATABASE_URL leads, else into the running stack.
     """
@@ -76,13 +77,12 @@ def list_(
     if as_json:
         _print_json(found)
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("run", "status", "attempt", "losses", "worker", "expires", "thread"):
-        table.add_column(name, no_wrap=True)
-    for run in found:
-        told = (run[name] for name in ("id", "status", "attempt", "losses", "worker", "expires_at", "thread_id"))
-        table.add_row(*map(_told, told))
-    out.print(table if found else Text("No run is unfinished." if status is None else f"No run is {status}."))
+    if not found:
+        out.print("No run is unfinished." if status is None else f"No run is {status}.")
+        return
+    shown = ("id", "status", "attempt", "losses", "worker", "expires_at", "thread_id")
+    names = ("run", "status", "attempt", "losses", "worker", "expires", "thread")
+    _print_columns(names, [[_told(run[name]) for name in shown] for run in found])
 
 
 def _ask(data: DataOption, question: "Callable[[Session], Awaitable[T]]") -> T:
@@ -132,16 +132,26 @@ def _print(record: "Record") -> None:
         facts.add_row(Text(name, "dim"), Text(value, overflow="fold"))
     out.print(facts)
     out.print()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("attempt", "worker", "from", "to", "took", "why it ended"):
-        table.add_column(name, no_wrap=name != "why it ended")
-    for attempt in record.attempts:
-        ended = attempt["ended_at"]
-        took = f"{(ended - attempt['started_at']).total_seconds():.1f} s" if ended else "–"
-        why = ", ".join(filter(None, (attempt["outcome"], attempt["detail"]))) or "it is at it"
-        span = (_told(attempt["started_at"]), _told(ended))
-        table.add_row(str(attempt["attempt"]), attempt["worker"], *span, took, why)
-    out.print(table if record.attempts else Text("No worker has claimed it yet."))
+    if not record.attempts:
+        out.print("No worker has claimed it yet.")
+        return
+    _print_columns(("attempt", "worker", "from", "to", "took", "why it ended"), map(_attempt, record.attempts))
+
+
+def _attempt(attempt: dict[str, Json]) -> list[str]:
+    began, ended = attempt["started_at"], attempt["ended_at"]
+    took = f"{(ended - began).total_seconds():.1f} s" if ended else "–"
+    why = ", ".join(filter(None, (attempt["outcome"], attempt["detail"]))) or "it is at it"
+    return [str(attempt["attempt"]), attempt["worker"], _told(began), _told(ended), took, why]
+
+
+def _print_columns(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Side by side, and nothing cut off, however narrow the terminal is: ids are there to be pasted."""
+    lines = [names, *rows]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        cells = (set_cell_size(value, width) for value, width in zip(line[:-1], widths, strict=False))
+        out.print(Text("  ".join((*cells, line[-1])), "" if number else "dim"), soft_wrap=True)
 
 
 def _facts(facts: dict[str, Json]) -> Iterator[tuple[str, str]]:

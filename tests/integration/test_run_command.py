@@ -37,9 +37,9 @@ def model(stack: Stack) -> RemoteModelServer:
     return stack.model
 
 
-async def say(settings: Settings, *arguments: str) -> Json:
+async def say(settings: Settings, *arguments: str, columns: int = 200) -> Json:
     """What the command says, in a process that knows the database."""
-    environment = {"DATABASE_URL": settings.database_url.get_secret_value(), "COLUMNS": "200"}
+    environment = {"DATABASE_URL": settings.database_url.get_secret_value(), "COLUMNS": str(columns)}
     return await asyncio.to_thread(CliRunner().invoke, cli.app, ["run", *arguments], env=environment)
 
 
@@ -103,6 +103,18 @@ async def test_runs_that_are_not_over_are_listed_with_who_is_at_them(play: Play,
     assert over not in listed.output
     assert [(run["id"], run["worker"]) for run in as_json] == [(play.run_id, "host:1")]
     assert waiting.output.strip() == "No run is requires_action."
+
+
+async def test_a_narrow_terminal_cuts_off_no_id_and_no_reason(play: Play, bare_settings: Settings) -> None:
+    await play.begin()
+    await play.left_by("101")
+    listed = await say(bare_settings, "list", columns=40)
+    await play.sweep()
+    shown = await say(bare_settings, "show", play.run_id, columns=40)
+
+    assert f"\n{play.run_id}  in_progress " in listed.output
+    assert listed.output.endswith(f"  {play.thread_id}\n")
+    assert shown.output.endswith("  worker died\n")
 
 
 @pytest.mark.parametrize(
