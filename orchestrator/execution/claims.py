@@ -36,7 +36,9 @@ CLAIMING = 60.0
 CALM = 2.0
 """Seconds that a run which was left behind lets others be claimed before it is read."""
 LULL = 0.05
-"""Seconds without a new claim after which all are thought to be made: wake-ups come one after the other."""
+"""Seconds without a further run that was left behind, after which all are thought to be claimed: their wake-ups come
+one after the other.
+"""
 UNREADABLE = {"code": "server_error", "message": "What is stored of this run or of its thread cannot be read."}
 
 
@@ -50,7 +52,7 @@ class Claims:
         self._lease = settings.run_lease
         self._windows = windows
         self._under_way = 0
-        self._begun = 0
+        self._left_behind = 0
 
     async def take(self, run_id: str, attempt: int | None = None) -> Journal | None:
         """The journal of the run, if it waits for a worker, and is at the attempt if that is named. Outlasts a database
@@ -88,6 +90,7 @@ class Claims:
             return journal
 
         self.unread[run.id], deadline = run.attempt, self._deadline(run)
+        self._left_behind += 1
         try:
             await self._all_are_claimed()
             return await self._patiently(Once(self._database), recall)
@@ -154,7 +157,6 @@ class Claims:
 
     @contextmanager
     def _claiming(self) -> Iterator[None]:
-        self._begun += 1
         self._under_way += 1
         try:
             yield
@@ -162,12 +164,12 @@ class Claims:
             self._under_way -= 1
 
     async def _all_are_claimed(self) -> None:
-        """Return when no claim is under way or has begun for a moment, or when that takes so long that others have to
-        wait.
+        """Return when no claim is under way and none of a run that was left behind was made for a moment, or when that
+        takes so long that others have to wait.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(CALM):
-                begun = -1
-                while self._under_way or self._begun != begun:
-                    begun = self._begun
+                known = -1
+                while self._under_way or self._left_behind != known:
+                    known = self._left_behind
                     await asyncio.sleep(LULL)

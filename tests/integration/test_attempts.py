@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from orchestrator import attempts, closing, housekeeping, lifecycle, presence, runs, threads
 from orchestrator.db import Database, Session
 from orchestrator.events.frames import Track
+from orchestrator.execution import claims as claiming
 from orchestrator.execution.claims import Claims
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
@@ -462,6 +463,28 @@ async def test_a_run_that_comes_back_to_a_worker_before_it_was_read_there_keeps_
     assert carried == {play.run_id: 2}
     assert journal is not None
     assert claims.unread == {}
+
+
+async def test_a_run_that_was_left_behind_does_not_wait_for_those_that_come_new(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "CALM", 2 * DEADLINE)
+    claims = Claims(play.bare.database, play.owner, play.settings, play.runner.windows)
+    await play.begin()
+    await play.set_(status="in_progress")
+
+    async def come() -> None:
+        while True:
+            with claims._claiming():
+                pass
+            await asyncio.sleep(0.01)
+
+    coming = asyncio.create_task(come())
+    journal = await asyncio.wait_for(claims.take(play.run_id), DEADLINE)
+    coming.cancel()
+    await asyncio.wait([coming])
+
+    assert journal is not None
 
 
 async def test_the_time_that_a_run_waits_to_be_read_counts(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
