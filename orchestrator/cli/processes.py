@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 
+from orchestrator.cli.console import CommandError
 from orchestrator.open_files import allow_many
 
 PACKAGES = Path(__file__).parents[2]
@@ -45,13 +46,19 @@ def beat(context: typer.Context) -> None:
 
 def migrate() -> None:
     """Bring the database to this version, and register ASSISTANTD_API_KEY if it is set."""
+    from sqlalchemy.exc import DBAPIError
+
     from orchestrator.logs import configure
     from orchestrator.migrate import migrate as bring_up_to_date
     from orchestrator.settings import get_settings
 
     settings = get_settings()
     configure(settings)
-    asyncio.run(bring_up_to_date(settings))
+    try:
+        asyncio.run(bring_up_to_date(settings))
+    except (OSError, DBAPIError) as error:
+        reason = str(getattr(error, "orig", None) or error) or type(error).__name__
+        raise CommandError("The database could not be brought to this version.", reason) from error
 
 
 def _become_celery(command: str, *arguments: str) -> NoReturn:

@@ -112,3 +112,23 @@ def test_settings_that_are_wrong_together_are_named_as_they_are_set(
     said = " ".join(capsys.readouterr().err.split())
     assert code == 2
     assert "Settings are missing or wrong (ASSISTANTD_WEBHOOK_SECRET must be whsec_" in said
+
+
+def test_a_database_that_cannot_be_reached_is_told_in_one_sentence_when_it_is_to_be_migrated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://somebody:secret@127.0.0.1:1/nothing")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("UPSTREAM_BASE_URL", "http://127.0.0.1:1/v1")
+    from orchestrator.settings import get_settings
+
+    get_settings.cache_clear()
+
+    code = run(monkeypatch, "migrate")
+    get_settings.cache_clear()
+
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "The database could not be brought to this version." in said
+    assert "Traceback" not in said
+    assert "secret" not in said
