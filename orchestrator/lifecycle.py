@@ -186,10 +186,10 @@ async def hold(session: Session, run: Run, *, ending: bool = False) -> None:
     """
     if ending:
         await lock_thread(session, run.thread_id)
-    query = select(col(Run.attempt), col(Run.status), XID.label("xid")).where(col(Run.id) == run.id)
+    query = select(col(Run.attempt), col(Run.owner), col(Run.status), XID.label("xid")).where(col(Run.id) == run.id)
     row = (await session.execute(query.with_for_update(key_share=True))).one_or_none()
     session.xid = row and row.xid
-    if row is None or row.attempt != run.attempt:
+    if row is None or (row.attempt, row.owner) != (run.attempt, run.owner):  # taken over, or taken away
         raise LeaseLost(run.id)
     if row.status == "cancelling":
         raise RunCancelled(run.id)

@@ -401,6 +401,23 @@ async def test_a_thread_that_cannot_be_handed_on_does_not_keep_others_from_their
     assert [(await each.row()).waiting for each in others] == [False] * len(others)
 
 
+async def test_a_worker_whose_run_was_taken_away_writes_nothing_although_nobody_has_claimed_it_yet(
+    play: Play, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("One two.").held("taken"))
+    await play.begin()
+    running = asyncio.create_task(play.runner.run(play.run_id))
+    await asyncio.to_thread(scripted.wait_for, lambda state: state["gates"].get("taken", {}).get("waiting") == 1)
+    await play.set_(lease_until=sa.func.now() - timedelta(seconds=1))
+    assert (await housekeeping.sweep(play.bare.database)).orphaned == 1
+
+    await asyncio.to_thread(scripted.release, "taken")
+    await asyncio.wait_for(running, DEADLINE)
+
+    assert (await play.row()).status == "in_progress"
+    assert [attempt.outcome for attempt in await play.attempts()] == ["worker died"]
+
+
 async def test_tool_resources_that_no_tool_reads_do_no_harm(play: Play) -> None:
     await play.begin()
     await play.set_(tool_resources=["nonsense"])
