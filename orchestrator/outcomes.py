@@ -127,15 +127,15 @@ def _message(message: Message | None, heard: Heard) -> Iterator[Event]:
 
 
 def _rest(message: Message, told: Told | None) -> Iterator[Event]:
-    """What is left of the message's text, as one delta; None is told of a message that was not heard of."""
-    size = told.size if told else 0
+    """What is left of each of the message's parts, as one delta; None is told of a message that was not heard of."""
+    known = told or Told()
     for index, part in enumerate(message.content):
         if part["type"] == "text":
-            rest = untold(part["text"]["value"], told or Told())
+            rest = untold(part["text"]["value"], known.text)
             if rest or told is None:
-                yield "thread.message.delta", frames.message_delta(message.id, rest or "", first=not size)
-        elif not size:
-            yield "thread.message.delta", frames.refusal_delta(message.id, index, part["refusal"])
+                yield "thread.message.delta", frames.message_delta(message.id, rest or "", first=not known.text.size)
+        elif (rest := untold(part["refusal"], known.refusal)) or told is None:
+            yield "thread.message.delta", frames.refusal_delta(message.id, index, rest or "")
 
 
 def _calls(step: RunStep) -> Iterator[Event]:

@@ -10,6 +10,7 @@ in bytes as JSON has them, and their checksum; what is missing can be cut off th
 
 import re
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import orjson
@@ -20,7 +21,8 @@ from orchestrator.events.frames import START, Cursor
 MARKS = re.compile(rb"\nevent: thread\.(?:message|run\.step)\.(?!delta\n|in_progress\n)")
 """What else than deltas there is of messages and steps."""
 PIECES = re.compile(rb'"text":\{"value":"([^"\\]*(?:\\.[^"\\]*)*)"')
-"""The texts in a batch of frames; within a text, quotes are escaped."""
+REFUSALS = re.compile(rb'"type":"refusal","refusal":"([^"\\]*(?:\\.[^"\\]*)*)"')
+"""The pieces of text, and of refusals, in a batch of frames; within a text, quotes are escaped."""
 UNTORN = frozenset(f"thread.run.{status}" for status in ("created", "queued", "requires_action"))
 """Events behind which the next attempt may begin without anything having been lost."""
 
@@ -29,11 +31,26 @@ ENDS = frames.RESTING - {"thread.run.requires_action"}
 """Events behind which there is nothing more."""
 
 
-class Told(NamedTuple):
-    """How much of the open message's text was told, and its checksum."""
+class Part(NamedTuple):
+    """How much of a text was told, and its checksum."""
 
     size: int = 0
     checksum: int = 0
+
+    def and_(self, pieces: Iterable[bytes]) -> "Part":
+        """The same with these pieces behind it."""
+        size, checksum = self
+        for piece in pieces:
+            size += len(piece)
+            checksum = zlib.crc32(piece, checksum)
+        return Part(size, checksum)
+
+
+class Told(NamedTuple):
+    """What was told of an open message: how much it said, and how much of a refusal."""
+
+    text: Part = Part()
+    refusal: Part = Part()
 
 
 class Heard:
@@ -107,14 +124,11 @@ class Heard:
 
     def _count(self, frames_: bytes) -> None:
         for id_ in self._messages():
-            size, checksum = self.open[id_]
-            for piece in PIECES.findall(frames_):
-                size += len(piece)
-                checksum = zlib.crc32(piece, checksum)
-            self.open[id_] = Told(size, checksum)
+            text, refusal = self.open[id_]
+            self.open[id_] = Told(text.and_(PIECES.findall(frames_)), refusal.and_(REFUSALS.findall(frames_)))
 
 
-def untold(text: str, told: Told) -> str | None:
+def untold(text: str, told: Part) -> str | None:
     """What is left of a text of which so much was told; None if it begins otherwise."""
     escaped = orjson.dumps(text)[1:-1]
     for character, escape in frames.LINE_ENDS:

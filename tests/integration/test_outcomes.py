@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from orchestrator import runs
+from orchestrator.events import frames
 from orchestrator.events.follower import PING, Follower
-from orchestrator.events.frames import Cursor
+from orchestrator.events.frames import START, Cursor
 from orchestrator.events.publisher import stream_key
 from orchestrator.execution.runner import Runner
 from orchestrator.outcomes import outcome_of
@@ -105,3 +106,35 @@ async def test_a_listener_that_came_with_outputs_hears_from_postgres_what_follow
     async with bare.database.transaction() as session:
         query = sa.select(col(RunStep.id)).where(col(RunStep.run_id) == resumed.run.id)
         assert len((await session.execute(query)).all()) == 3
+
+
+@pytest.mark.parametrize("said", [Reply.text("One two three four."), Reply.refusal("I would rather not.")])
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+async def test_a_text_or_refusal_whose_end_is_lost_is_told_to_its_end_and_no_word_of_it_twice(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer, said: Reply, pieces: int
+) -> None:
+    await asyncio.to_thread(scripted.script, said)
+    run = await queued(bare, project_id, "Well?")
+    runner = Runner(bare.database, bare.model, "9", bare_settings)
+    await asyncio.wait_for(runner.run(run.id), DEADLINE)
+    await all_sent(bare)
+    key = stream_key(run.id)
+    entries: Any = await bare.redis.xrange(key)
+    told = [frame for _, fields in entries for frame in frames.split(fields[b"f"])]
+    last = [place for place, (_, frame) in enumerate(told) if b"message.delta" in frame][pieces - 1]
+    await bare.redis.delete(key)
+    kept = b"".join(frame for _, frame in told[: last + 1])
+    await bare.redis.xadd(key, {"f": kept}, id=str(told[last][0]))
+
+    follower = Follower(bare.redis, bare.subscriber, outcome_of(bare.database), bare.settings)
+    async with asyncio.timeout(DEADLINE):
+        events = parse(b"".join([batch async for batch in follower.follow(run.id, START) if batch != PING]).decode())
+
+    deltas = [event.data["delta"]["content"][0] for event in events if event.name == "thread.message.delta"]
+    assert len(deltas) == pieces + 1
+    (whole,) = [event.data["content"][0] for event in events if event.name == "thread.message.completed"]
+    if "refusal" in whole:
+        assert "".join(delta["refusal"] for delta in deltas) == whole["refusal"]
+    else:
+        assert "".join(delta["text"]["value"] for delta in deltas) == whole["text"]["value"]
+    assert events[-1].name == "thread.run.completed"

@@ -5,9 +5,9 @@ import pytest
 
 from orchestrator.events import frames
 from orchestrator.events.frames import START, Cursor, Track
-from orchestrator.events.heard import Heard, Told, untold
+from orchestrator.events.heard import Heard, Part, untold
 
-WORDS = ['Say "\\n', "élan vital \u2028", '"text":{"value":"no"}', "", " \\ end"]
+WORDS = ['Say "\\n', "élan vital \u2028", '"text":{"value":"no"}', '"type":"refusal","refusal":"no"', "", " \\ end"]
 
 
 class Story:
@@ -25,6 +25,9 @@ class Story:
 
     def say(self, text: str, *, first: bool = False) -> bytes:
         return self.track.frame("thread.message.delta", frames.message_delta("msg_1", text, first=first)).data
+
+    def decline(self, text: str) -> bytes:
+        return self.track.frame("thread.message.delta", frames.refusal_delta("msg_1", 0, text)).data
 
     def close(self, message: str = "msg_1", step: str = "step_1") -> list[bytes]:
         return [self.tell("message.completed", message), self.tell("run.step.completed", step)]
@@ -55,7 +58,18 @@ def test_what_is_missing_of_a_text_can_be_cut_off_it(said: int, size: int) -> No
     for place in range(0, len(told), size):  # however they travel together
         heard.follow(b"".join(told[place : place + size]))
 
-    assert untold("".join(WORDS), heard.open["msg_1"]) == "".join(WORDS[said:])
+    assert untold("".join(WORDS), heard.open["msg_1"].text) == "".join(WORDS[said:])
+    assert heard.open["msg_1"].refusal == Part()
+
+
+def test_what_is_missing_of_a_refusal_can_be_cut_off_it() -> None:
+    heard, story = Heard(START), Story()
+    told = [*story.open(), story.say("Hm. ", first=True), *map(story.decline, WORDS[:3])]
+    for frame in told:
+        heard.follow(frame)
+
+    assert untold("".join(WORDS), heard.open["msg_1"].refusal) == "".join(WORDS[3:])
+    assert untold("Hm. ", heard.open["msg_1"].text) == ""
 
 
 def test_nothing_is_cut_off_a_text_that_begins_otherwise() -> None:
@@ -63,10 +77,10 @@ def test_nothing_is_cut_off_a_text_that_begins_otherwise() -> None:
     for frame in (*story.open(), story.say("Hello", first=True)):
         heard.follow(frame)
 
-    assert untold("Hallo, you", heard.open["msg_1"]) is None
-    assert untold("Hell", heard.open["msg_1"]) is None
-    assert untold("Hello", heard.open["msg_1"]) == ""
-    assert untold("Hello", Told()) == "Hello"
+    assert untold("Hallo, you", heard.open["msg_1"].text) is None
+    assert untold("Hell", heard.open["msg_1"].text) is None
+    assert untold("Hello", heard.open["msg_1"].text) == ""
+    assert untold("Hello", Part()) == "Hello"
 
 
 @pytest.mark.parametrize(
