@@ -126,7 +126,8 @@ async def test_a_text_or_refusal_whose_end_is_lost_is_told_to_its_end_and_no_wor
     kept = b"".join(frame for _, frame in told[: last + 1])
     await bare.redis.xadd(key, {"f": kept}, id=str(told[last][0]))
 
-    follower = Follower(bare.redis, bare.subscriber, outcome_of(bare.database), bare.settings)
+    hasty = bare.settings.model_copy(update={"stream_ping": 0.1})
+    follower = Follower(bare.redis, bare.subscriber, outcome_of(bare.database), hasty)
     async with asyncio.timeout(DEADLINE):
         events = parse(b"".join([batch async for batch in follower.follow(run.id, START) if batch != PING]).decode())
 
