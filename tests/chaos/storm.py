@@ -13,6 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -35,6 +36,8 @@ HASTY = "6"
 """Seconds that runs created at the last API instance live."""
 CALM = 120.0
 """Seconds after the storm by which every client must have seen its runs end."""
+TRIES = 120
+"""Times, each half a second, that an API is asked whether threads are free."""
 ATTEMPTS = "100"
 """Losses in a row that a run survives: a storm is harder on runs than poison. That one has tests of its own."""
 
@@ -153,11 +156,14 @@ async def _locked(session: aiohttp.ClientSession, api: str, histories: Sequence[
     room = asyncio.Semaphore(20)
 
     async def post(path: str, body: object) -> int:
-        try:
-            async with room, session.post(f"{api}{path}", json=body, timeout=WAIT) as response:
-                return response.status
-        except TROUBLE:
-            return 0
+        """The status, of an API that may just be starting again after the last blow."""
+        for _ in range(TRIES):
+            with suppress(*TROUBLE):
+                async with room, session.post(f"{api}{path}", json=body, timeout=WAIT) as response:
+                    if response.status != 503:
+                        return response.status
+            await asyncio.sleep(0.5)
+        return 0
 
     async def one(history: History) -> None:
         if history.status == "requires_action":
