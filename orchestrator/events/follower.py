@@ -35,6 +35,8 @@ BUFFER = 1000
 PAGE = 500
 """Stream entries read at once."""
 
+ON_ITS_WAY = 0.2
+"""Seconds that the end of a run, of which Postgres knows, has to reach Redis: from there it comes with its ids."""
 AWAY = 2.0
 """Seconds between two looks at a run while Redis is away."""
 
@@ -82,6 +84,7 @@ class Follower:
                 told = True
                 yield batch
             if not told and (closing := await self._closing(run_id, listener)):
+                await asyncio.sleep(ON_ITS_WAY)
                 async for batch in self._stored(run_id, listener):  # it may have been told while Postgres was asked
                     told = True
                     yield batch
