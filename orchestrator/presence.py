@@ -145,7 +145,7 @@ async def present(owner: str, carrier: Carrier, database: Database, settings: Se
         raise TimeoutError("another worker holds the lock of this name")
     try:
         async with database.transaction() as session:
-            await roster.enter(session, owner, settings.run_concurrency)
+            await roster.enter(session, owner)
         async with background(_beat(shown, carrier, database, settings), "heartbeat"):
             yield shown
         await _leave(owner, database)
@@ -180,7 +180,7 @@ async def _beat(shown: Presence, carrier: Carrier, database: Database, settings:
 async def _renew(owner: str, carrier: Carrier, database: Database, settings: Settings) -> None:
     carried = carrier.carried()
     async with database.transaction() as session:
-        await roster.enter(session, owner, settings.run_concurrency)  # it may have been taken for dead
+        await roster.enter(session, owner)  # it may have been taken for dead
         owned = await lifecycle.renew(session, owner, carried, settings.run_lease)
     for run_id, attempt in carried.items():
         current, status = owned.get(run_id, (None, None))

@@ -16,9 +16,9 @@ from orchestrator.foreign import Json
 from orchestrator.tables import Worker
 
 
-async def enter(session: Session, owner: str, concurrency: int) -> None:
+async def enter(session: Session, owner: str) -> None:
     """Write this process down, unless it is."""
-    row = {"owner": owner, "name": attempts.worker(), "concurrency": concurrency}
+    row = {"owner": owner, "name": attempts.worker()}
     await session.execute(insert(Worker).values(row).on_conflict_do_nothing())
 
 

@@ -18,7 +18,6 @@ class Worker(SQLModel, table=True):
 
     owner: str = Field(primary_key=True)
     name: str
-    concurrency: int
     started_at: datetime = at_once()
 
 

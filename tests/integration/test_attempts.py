@@ -162,7 +162,7 @@ async def test_of_a_dead_worker_its_name_and_all_its_runs_are_told(play: Play) -
     await play.begin()
     await play.left_by(play.owner)
     async with play.bare.database.transaction() as session:
-        session.add(Worker(owner=play.owner, name="host:1", concurrency=1))
+        session.add(Worker(owner=play.owner, name="host:1"))
 
     with capture_logs() as logs:
         swept = await play.sweep()
@@ -192,7 +192,7 @@ async def test_what_a_dead_worker_may_have_been_about_to_claim_is_enqueued_again
     await play.begin()
     before = await play.sweep()
     async with play.bare.database.transaction() as session:
-        session.add(Worker(owner="424242", name="host:1", concurrency=1))
+        session.add(Worker(owner="424242", name="host:1"))
 
     after = await play.sweep()
 

@@ -92,7 +92,7 @@ async def test_runs_that_are_not_over_are_listed_with_who_is_at_them(play: Play,
     await play.carry()
     await play.begin()
     async with play.bare.database.transaction() as session:
-        session.add(Worker(owner="101", name="host:1", concurrency=1))
+        session.add(Worker(owner="101", name="host:1"))
     await play.left_by("101")
 
     listed = await say(bare_settings, "list")
