@@ -180,7 +180,8 @@ async def lock_thread(session: Session, thread_id: str, *, wait: bool = True) ->
 
 
 async def hold(session: Session, run: Run, *, ending: bool = False) -> None:
-    """Lock the row for a line of `run.attempt`. Raises LeaseLost or RunCancelled: nothing may be written then.
+    """Lock the row for a line of `run.attempt`, if its owner still has it. Raises LeaseLost or RunCancelled: nothing
+    may be written then.
 
     A line that is `ending` the run hands the thread on, and locks it first.
     """

@@ -2,9 +2,9 @@
 
 A message or a step is opened when the first piece of it is heard; each finished model turn and each tool output is a
 checkpoint, so that nothing that was paid for is paid again. Before a line is written the run's row is locked and its
-attempt compared: a worker that has lost its lease writes nothing. Interruptions (cancel, expiry, lost lease) are felt
-at once, but never in the middle of a line. No transaction is open between lines. A line may have to be written again
-(see `lines`): it changes nothing in here that would not stand a repetition.
+attempt and owner compared: a worker that has lost its lease writes nothing. Interruptions (cancel, expiry, lost lease)
+are felt at once, but never in the middle of a line. No transaction is open between lines. A line may have to be written
+again (see `lines`): it changes nothing in here that would not stand a repetition.
 """
 
 from contextlib import AbstractAsyncContextManager

@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+import pytest_asyncio
 import sqlalchemy as sa
 from sqlmodel import col
 
@@ -149,3 +151,26 @@ async def belongings(house: House) -> list[str]:
     """Whose the places are."""
     async with house.database.transaction() as session:
         return list((await session.execute(sa.select(col(Run.project_id)).where(HOLDS_PLACE))).scalars())
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def quiet(bare: Resources) -> AsyncIterator[None]:
+    """No run of another test is left, and none is left to others."""
+    async with bare.database.transaction() as session:
+        await session.execute(sa.delete(Thread))
+    yield
+    async with bare.database.transaction() as session:
+        await session.execute(sa.delete(Thread))
+
+
+@pytest_asyncio.fixture
+async def assistant_id(bare: Resources, project_id: str) -> str:
+    """An assistant of the project."""
+    async with bare.database.transaction() as session:
+        return (await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))).id
+
+
+@pytest.fixture
+def narrow(bare: Resources, project_id: str, assistant_id: str) -> House:
+    """Two places for each project."""
+    return House(bare, project_id, assistant_id, Bounds(project=2))

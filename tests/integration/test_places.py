@@ -2,47 +2,24 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 import sqlalchemy as sa
 
-from orchestrator import assistants, closing, lifecycle, places, runs, threads
+from orchestrator import closing, lifecycle, places, runs, threads
 from orchestrator.bounds import Bounds
 from orchestrator.db import Session
 from orchestrator.errors import Busy, RunCancelled
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
 from orchestrator.settings import RUN_ATTEMPTS, Settings
-from orchestrator.tables import Thread, now
-from orchestrator.wire.requests import CreateAssistant, CreateRun, CreateThreadAndRun, SubmitToolOutputs
-from tests.integration.house import House, belongings, crowd, ids
+from orchestrator.tables import now
+from orchestrator.wire.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from tests.integration.house import House, assistant_id, belongings, crowd, ids, narrow, quiet
+
+__all__ = ["assistant_id", "narrow", "quiet"]
 
 DEADLINE = 60.0
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def quiet(bare: Resources) -> AsyncIterator[None]:
-    """No run of another test is left, and none is left to others."""
-    async with bare.database.transaction() as session:
-        await session.execute(sa.delete(Thread))
-    yield
-    async with bare.database.transaction() as session:
-        await session.execute(sa.delete(Thread))
-
-
-@pytest_asyncio.fixture
-async def assistant_id(bare: Resources, project_id: str) -> str:
-    """An assistant of the project."""
-    async with bare.database.transaction() as session:
-        return (await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))).id
-
-
-@pytest.fixture
-def narrow(bare: Resources, project_id: str, assistant_id: str) -> House:
-    """Two places for each project."""
-    return House(bare, project_id, assistant_id, Bounds(project=2))
 
 
 @pytest.fixture

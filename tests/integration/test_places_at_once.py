@@ -3,51 +3,28 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 
 import pytest
-import pytest_asyncio
 import sqlalchemy as sa
 from sqlmodel import col
 
-from orchestrator import assistants, lifecycle
+from orchestrator import lifecycle
 from orchestrator.bounds import Bounds
 from orchestrator.errors import InvalidRequest, LeaseLost, RunCancelled
 from orchestrator.execution.runner import Runner
 from orchestrator.model import Delta, Model, Prompt
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
-from orchestrator.tables import ACTIVE, Run, Thread
-from orchestrator.wire.requests import CreateAssistant
-from tests.integration.house import House, belongings, ids
+from orchestrator.tables import ACTIVE, Run
+from tests.integration.house import House, assistant_id, belongings, ids, narrow, quiet
 from tests.stack import Stack
+
+__all__ = ["assistant_id", "narrow", "quiet"]
 
 DEADLINE = 120.0
 OTHERS = ("beta", "gamma")
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def quiet(bare: Resources) -> AsyncIterator[None]:
-    """No run of another test is left, and none is left to others."""
-    async with bare.database.transaction() as session:
-        await session.execute(sa.delete(Thread))
-    yield
-    async with bare.database.transaction() as session:
-        await session.execute(sa.delete(Thread))
-
-
-@pytest_asyncio.fixture
-async def assistant_id(bare: Resources, project_id: str) -> str:
-    """An assistant of the project."""
-    async with bare.database.transaction() as session:
-        return (await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))).id
-
-
-@pytest.fixture
-def narrow(bare: Resources, project_id: str, assistant_id: str) -> House:
-    """Two places for each project."""
-    return House(bare, project_id, assistant_id, Bounds(project=2))
 
 
 class Counting:

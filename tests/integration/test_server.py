@@ -145,12 +145,8 @@ async def test_streams_and_long_polls_end_at_once_and_other_requests_when_they_a
         assert "/v1/threads/thread_1/runs/run_1/events" in error["message"]
 
 
-async def test_a_stream_that_begins_while_the_server_leaves_still_says_which_run_it_is_about(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sse, "LAST_WORDS", DEADLINE)
-    leaving = Leaving()
-    leaving.leave()
+async def sent_by(stream: Response) -> list[Message]:
+    """What a stream sends to a client that stays until its end."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -160,8 +156,18 @@ async def test_a_stream_that_begins_while_the_server_leaves_still_says_which_run
     async def send(message: Message) -> None:
         sent.append(message)
 
-    stream = Streams(Told(CREATED, DELTA % 1, late=0.05), leaving).of("thread_1", "run_1", START)
     await asyncio.wait_for(stream({"type": "http", "client": None}, receive, send), DEADLINE)
+    return sent
+
+
+async def test_a_stream_that_begins_while_the_server_leaves_still_says_which_run_it_is_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse, "LAST_WORDS", DEADLINE)
+    leaving = Leaving()
+    leaving.leave()
+    stream = Streams(Told(CREATED, DELTA % 1, late=0.05), leaving).of("thread_1", "run_1", START)
+    sent = await sent_by(stream)
 
     body = b"".join(message.get("body", b"") for message in sent)
     assert body.startswith(CREATED + b"retry: 1000\nevent: error\n")
@@ -193,17 +199,8 @@ async def test_a_farewell_is_said_however_busy_or_broken_the_server_is(
     monkeypatch.setattr(sse, "LAST_WORDS", 0.05)
     leaving = Leaving()
     leaving.leave()
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
     stream = Streams(Hanging(0.1, error), leaving).of("thread_1", "run_1", START)
-    await asyncio.wait_for(stream({"type": "http", "client": None}, receive, send), DEADLINE)
+    sent = await sent_by(stream)
 
     assert b"".join(message.get("body", b"") for message in sent).startswith(b"retry: 1000\nevent: error\n")
 
