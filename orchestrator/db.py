@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from orchestrator import queue
 from orchestrator.bounds import Bounds
+from orchestrator.direct import Direct
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import CANCELS, Publisher
 from orchestrator.foreign import Json
@@ -29,6 +30,15 @@ log = structlog.get_logger(__name__)
 PASSING_SQL_STATES = ("08", "40", "53", "57", "25P03", "25P04", "25006", "58030")
 """Postgres' error codes, or classes of them, that pass: connection, rollback, out of resources, operator intervention;
 a transaction that was silent for too long; a server that is read-only, after a failover; trouble with its files."""
+PASSING = (
+    ConnectionError,
+    TimeoutError,
+    socket.gaierror,
+    exc.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What else is raised when the database is away, by the drivers and by the pools."""
 NOTICED = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 """So that Postgres notices within some eleven seconds that the machine at the other end is gone."""
 UNSENT = 12_000
@@ -70,6 +80,16 @@ def engine(settings: Settings, *, patient: bool = False, connections: int | None
     event.listen(made.sync_engine, "checkout", _see_that_it_lives)
     event.listen(made.sync_engine, "handle_error", _see_that_it_is_lost)
     return made
+
+
+def direct(settings: Settings) -> Direct:
+    """The short way to the same database, under the same limits."""
+    return Direct(
+        settings.database_url.get_secret_value(),
+        session_settings(settings, settings.database_timeout),
+        timeout=settings.database_timeout,
+        queue=settings.database_queue,
+    )
 
 
 def session_settings(settings: Settings, timeout: float) -> dict[str, str]:
@@ -130,21 +150,22 @@ def passes(error: BaseException) -> bool:
 
     Drivers let errors of the connection, and a statement that takes too long, through as Python's own.
     """
-    if not isinstance(error, exc.DBAPIError):
-        return isinstance(error, ConnectionError | TimeoutError | socket.gaierror | exc.TimeoutError)
-    state = _state(error)
-    lost = error.connection_invalidated or isinstance(error, exc.InterfaceError | exc.OperationalError)
-    return lost or state.startswith(PASSING_SQL_STATES)
+    if isinstance(error, exc.DBAPIError):
+        lost = error.connection_invalidated or isinstance(error, exc.InterfaceError | exc.OperationalError)
+        return lost or _state(error).startswith(PASSING_SQL_STATES)
+    if isinstance(error, asyncpg.PostgresError):
+        return _state(error).startswith(PASSING_SQL_STATES)
+    return isinstance(error, PASSING)
 
 
 def describe(error: BaseException) -> str:
     """What may be logged of the database's errors: never a statement, or a row."""
-    state = _state(error) if isinstance(error, exc.DBAPIError) else ""
-    return f"{type(error).__name__} {state}".rstrip()
+    return f"{type(error).__name__} {_state(error)}".rstrip()
 
 
-def _state(error: exc.DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
+def _state(error: BaseException) -> str:
+    raised = error.orig if isinstance(error, exc.DBAPIError) else error
+    return getattr(raised, "sqlstate", None) or ""
 
 
 class Session(AsyncSession):
@@ -189,14 +210,22 @@ class Session(AsyncSession):
 
 class Database:
     """Transactions of this process, and the sending of what follows from them. `webhooks`: runs' events are posted;
-    `bounds`: how many runs may be at work at once.
+    `bounds`: how many runs may be at work at once. `direct`: the short way for what is done for every run; without it
+    all goes the long way.
     """
 
     def __init__(
-        self, engine: AsyncEngine, publisher: Publisher, *, webhooks: bool = False, bounds: Bounds | None = None
+        self,
+        engine: AsyncEngine,
+        publisher: Publisher,
+        direct: Direct | None = None,
+        *,
+        webhooks: bool = False,
+        bounds: Bounds | None = None,
     ) -> None:
         self.engine = engine
         self.publisher = publisher
+        self.direct = direct
         self.webhooks = webhooks
         self.bounds = bounds or Bounds()
         self._asking = asyncio.Lock()

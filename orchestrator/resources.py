@@ -38,12 +38,13 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(redis.aclose)
         engine = db.engine(settings)
         stack.push_async_callback(engine.dispose)
+        direct = await stack.enter_async_context(db.direct(settings).opened())
         publisher = await stack.enter_async_context(Publisher(redis, settings).running())
         subscriber = await stack.enter_async_context(Subscriber(redis, settings).running())
         model = await stack.enter_async_context(OpenAIModel(settings))
         storage = stack.enter_context(storages.opened(settings))
         bounds = Bounds(settings.project_runs, settings.upstream_runs, settings.project_queue)
-        database = Database(engine, publisher, webhooks=settings.webhook_url is not None, bounds=bounds)
+        database = Database(engine, publisher, direct, webhooks=settings.webhook_url is not None, bounds=bounds)
         yield Resources(settings, database, redis, subscriber, model, storage)
 
 

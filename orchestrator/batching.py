@@ -1,0 +1,84 @@
+"""Calls that are made at about the same time are carried out together: what costs a round trip is paid once for many.
+
+    await batch(item) ─┐
+    await batch(item) ─┼─▶ carry_out([item, item, item]) ─▶ one answer for each
+    await batch(item) ─┘
+
+Nothing waits for company: a batch leaves in the next turn of the event loop, as long as fewer than `lanes` are under
+way; what comes meanwhile makes up the next. So a single call is not slowed down, and the more there is to do, the
+larger the batches get.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeAlias, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+Call: TypeAlias = tuple[Item, asyncio.Future[Answer]]
+
+MOST: Final = 100
+LANES: Final = 2
+
+
+class Batch(Generic[Item, Answer]):
+    """Calls of one kind. `carry_out` gets at most `most` items and returns their answers in the same order.
+
+    What it raises, each of its callers gets. A caller that is cancelled leaves; what it asked for may happen all the
+    same.
+    """
+
+    def __init__(
+        self, carry_out: Callable[[list[Item]], Awaitable[Sequence[Answer]]], *, most: int = MOST, lanes: int = LANES
+    ) -> None:
+        self._carry_out = carry_out
+        self._most = most
+        self._lanes = lanes
+        self._waiting: deque[Call[Item, Answer]] = deque()
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, item: Item) -> Answer:
+        """The answer for one item."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((item, answer))
+        if self._under_way < self._lanes:
+            self._under_way += 1
+            lane = loop.create_task(self._work(), name="batch")
+            self._tasks.add(lane)  # the loop itself keeps no task alive
+            lane.add_done_callback(self._tasks.discard)
+        return await answer
+
+    async def _work(self) -> None:
+        try:
+            while calls := self._next():
+                await self._answer(calls)
+        finally:
+            self._under_way -= 1  # at once: who comes now must not rely on a lane that has looked already
+
+    async def _answer(self, calls: "list[Call[Item, Answer]]") -> None:
+        try:
+            answers = await self._carry_out([item for item, _ in calls])
+            for (_, future), answer in zip(calls, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+        except Exception as error:
+            for _, future in calls:
+                if not future.done():
+                    future.set_exception(error)
+        except BaseException:  # the process ends
+            for _, future in calls:
+                future.cancel()
+            raise
+
+    def _next(self) -> "list[Call[Item, Answer]]":
+        """The next batch, without those whose callers have left."""
+        calls: list[Call[Item, Answer]] = []
+        while self._waiting and len(calls) < self._most:
+            call = self._waiting.popleft()
+            if not call[1].done():
+                calls.append(call)
+        return calls

@@ -1,0 +1,94 @@
+"""What is asked at the same time is carried out together, and everybody gets an answer of their own."""
+
+import asyncio
+
+import pytest
+
+from orchestrator.batching import Batch
+
+
+class Carrier:
+    """Doubles numbers, batch by batch; `doors` hold up the batches until they are opened."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.begun = asyncio.Event()
+        self.door = asyncio.Event()
+        if not closed:
+            self.door.set()
+
+    async def __call__(self, numbers: list[int]) -> list[int]:
+        self.batches.append(numbers)
+        self.begun.set()
+        await self.door.wait()
+        if 13 in numbers:
+            raise ValueError("unlucky")
+        return [2 * number for number in numbers]
+
+
+async def test_calls_of_one_moment_travel_together_and_each_gets_its_answer() -> None:
+    carrier = Carrier()
+    batch = Batch(carrier)
+
+    answers = await asyncio.gather(*(batch(number) for number in range(10)))
+
+    assert answers == [2 * number for number in range(10)]
+    assert carrier.batches == [list(range(10))]
+
+
+async def test_what_comes_while_all_lanes_are_busy_makes_up_the_next_batch() -> None:
+    carrier = Carrier(closed=True)
+    batch = Batch(carrier, lanes=1)
+    first = asyncio.create_task(batch(1))
+    await carrier.begun.wait()
+    others = [asyncio.create_task(batch(number)) for number in (2, 3)]
+    await asyncio.sleep(0)
+    carrier.door.set()
+
+    assert await asyncio.gather(first, *others) == [2, 4, 6]
+    assert carrier.batches == [[1], [2, 3]]
+
+
+async def test_no_batch_is_larger_than_allowed() -> None:
+    carrier = Carrier()
+    batch = Batch(carrier, most=4, lanes=1)
+
+    await asyncio.gather(*(batch(number) for number in range(10)))
+
+    assert [len(numbers) for numbers in carrier.batches] == [4, 4, 2]
+
+
+async def test_a_failure_reaches_all_callers_of_its_batch_and_no_others() -> None:
+    carrier = Carrier()
+    batch = Batch(carrier, most=2, lanes=1)
+
+    answers = await asyncio.gather(*(batch(number) for number in (1, 13, 2)), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [ValueError, ValueError, int]
+
+
+async def test_a_caller_who_leaves_before_its_batch_is_not_carried_along() -> None:
+    carrier = Carrier(closed=True)
+    batch = Batch(carrier, lanes=1)
+    first = asyncio.create_task(batch(1))
+    await carrier.begun.wait()
+    leaving, staying = asyncio.create_task(batch(2)), asyncio.create_task(batch(3))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    carrier.door.set()
+
+    assert await asyncio.gather(*[first, staying]) == [2, 6]
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert carrier.batches == [[1], [3]]
+
+
+async def test_calls_one_after_the_other_are_all_answered() -> None:
+    batch = Batch(Carrier(), lanes=2)
+
+    async def several(start: int) -> list[int]:
+        return [await batch(start + step) for step in range(50)]
+
+    answers = await asyncio.gather(*(several(100 * each) for each in range(1, 4)))
+
+    assert answers == [[2 * (100 * each + step) for step in range(50)] for each in range(1, 4)]
