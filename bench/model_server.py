@@ -2,15 +2,15 @@
 
     python -m bench.model_server [--port N]
 
-It prints its base URL and serves until its standard input ends. Several processes may share one port: the kernel
+It prints its base URL and serves until SIGTERM. Several processes may share one port: the kernel
 spreads the connections. What is said follows from the model's name, see `bench.scripts`. A request is parsed by
 httptools and two regular expressions; a token costs a timer and a write.
 """
 
 import argparse
 import asyncio
-import os
 import re
+import signal
 import socket
 from functools import partial
 from typing import cast
@@ -113,14 +113,15 @@ class Server(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    """Serve on loopback until standard input ends; the base URL is printed once connections are accepted."""
+    """Serve on loopback until SIGTERM or SIGINT; the base URL is printed once connections are accepted."""
     loop = asyncio.get_running_loop()
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind(("127.0.0.1", port))
     server = await loop.create_server(partial(Server, loop), sock=sock, backlog=BACKLOG)
     over = asyncio.Event()
-    loop.add_reader(0, lambda: None if os.read(0, 4096) else over.set())
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(ending, over.set)
     print(f"http://127.0.0.1:{sock.getsockname()[1]}/v1", flush=True)
     await over.wait()
     server.close()

@@ -1,0 +1,58 @@
+"""`python -m bench <scenario>…`: measure, print tables, append to a JSON file. `all` is every scenario, one by one."""
+
+import argparse
+from pathlib import Path
+
+from bench.latency import latency
+from bench.report import RESULTS, ROOT, Options, Scenario, append, show
+from bench.throughput import throughput
+from orchestrator.open_files import allow_many
+
+SCENARIOS: dict[str, Scenario] = {
+    "latency": latency,
+    "throughput": throughput,
+}
+"""By name, in the order of `all`."""
+
+
+def main() -> None:
+    """Run what was asked for."""
+    options, names = _options()
+    allow_many()
+    for name in names:
+        for table in SCENARIOS[name](options):
+            show(table)
+            append(table, options)
+
+
+def _options() -> tuple[Options, list[str]]:
+    told = "\n".join(f"  {name:12} {(scenario.__doc__ or '').splitlines()[0]}" for name, scenario in SCENARIOS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=f"Measure.\n\n{told}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="scenario", choices=[*SCENARIOS, "all"])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to try it, not to quote it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to append to")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="measure the processes of this source tree")
+    parser.add_argument("--synchronous-commit", choices=["on", "off"], default="on", help="of Postgres")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the processes")
+    given = parser.parse_args()
+    options = Options(
+        quick=given.quick,
+        results=given.results,
+        tree=given.tree.absolute(),
+        synchronous_commit=given.synchronous_commit == "on",
+        environment=dict(_pair(text) for text in given.set),
+    )
+    return options, list(SCENARIOS) if "all" in given.names else given.names
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What assistantd adds to the model: time to the first token and in all, against the model called directly.
+
+Both are asked by the same load generator in the same run, turn by turn, so that what the machine does besides falls on
+both. The added time is the difference of the medians.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bench.calls import Job
+from bench.load import Felt, Generator, Load, together
+from bench.report import Options, Row, Table, ms
+from bench.stack import KEY, Stack, running
+from bench.throughput import cpu_per_run, warm_up
+
+MODEL = "bench-ideal"
+SLOW = "bench-paced-300-200-100"
+"""Ten tokens a second for half a minute: an open stream that others share the stack with."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """How many ask at once. `behind` more streams are open meanwhile, at a model's usual pace."""
+
+    name: str
+    way: Literal["loop", "burst", "rate"]
+    clients: int = 1
+    rate: float = 1.0
+    behind: int = 0
+
+
+LEVELS = (
+    Level("1 client", "loop"),
+    Level("12 at once", "burst", 12),
+    Level("50 at once", "burst", 50),
+    Level("100 at once", "burst", 100),
+    Level("60 runs/s offered", "rate", rate=60),
+    Level("among 100 open streams", "loop", behind=100),
+    Level("among 500 open streams", "loop", behind=500),
+)
+
+
+def latency(options: Options) -> Iterator[Table]:
+    """Time added to the first token and to the end: idle, many at once, at a rate, among open streams."""
+    rounds = 2 if options.quick else 4
+    with running(options) as stack, Generator(2) as generator:
+        assistant = stack.assistant(MODEL)
+        warm_up(stack, generator, assistant)
+        rows = [_level(stack, generator, assistant, level, rounds) for level in LEVELS]
+    note = f"{MODEL}: first token after 50 ms, all after 450 ms; medians; interleaved with the model called directly"
+    yield Table("latency", "Time added to the model's, ms", rows, note)
+
+
+def _level(stack: Stack, generator: Generator, assistant: str, level: Level, rounds: int) -> Row:
+    """Direct and through the stack, in turns; open streams are background to both."""
+    ours = Job(stack.base_url, "streamed", KEY, MODEL, assistant)
+    direct = Job(stack.model_url, "direct", model=MODEL)
+    seconds = 5.0
+    load = Load(ours, level.way, level.clients, seconds, rounds=8, rate=level.rate, pause=0.05)
+    heard: dict[str, list[Felt]] = {"direct": [], "ours": []}
+    with stack.meter() as used:
+        for _ in range(rounds):
+            for name, job in (("direct", direct), ("ours", ours)):
+                heard[name].append(_measure(generator, replace(load, job=job), ours, level.behind))
+    model, through = together(heard["direct"]), together(heard["ours"])
+    return {
+        "load": level.name,
+        "added first p50": ms(through.first() - model.first()),
+        "added first p95": ms(through.first(0.95) - model.first(0.95)),
+        "added first p99": ms(through.first(0.99) - model.first(0.99)),
+        "added total p50": ms(through.total() - model.total()),
+        "added total p95": ms(through.total(0.95) - model.total(0.95)),
+        "direct first": ms(model.first()),
+        "direct total": ms(model.total()),
+        "runs": len(through.totals),
+        "failed": through.failed + model.failed,
+        **({} if level.behind else {"stack µs/run": cpu_per_run(used, through)["stack µs/run"]}),
+        **({"why": through.why or model.why} if through.failed + model.failed else {}),
+    }
+
+
+def _measure(generator: Generator, load: Load, background: Job, behind: int) -> Felt:
+    """One turn; the open streams, if any, are those of another process, and begin before it and end after it."""
+    if not behind:
+        return generator.offer(load)[0]
+    job = replace(background, model=SLOW)
+    streams = Load(job, "burst", behind)
+    slow, felt = generator.offer(streams, replace(load, delay=8.0, seconds=15.0))
+    if slow.failed:
+        felt.fail(f"{slow.failed} of the open streams: {slow.why}")
+    return felt
