@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import aiohttp
 import orjson
 import structlog
 
@@ -25,7 +24,7 @@ from orchestrator import openai_embeddings
 from orchestrator.errors import ClientError, Relayed, Unavailable
 from orchestrator.openai_errors import UpstreamTrouble, request_id
 from orchestrator.openai_events import EventSplitter
-from orchestrator.openai_http import BROKEN, Endpoint, reach_end, read
+from orchestrator.openai_http import BROKEN, Endpoint, Response, read
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -106,7 +105,7 @@ class Gateway:
             return relayed_headers(response.headers), _document(await self._whole(response), b'"data"')
 
     @asynccontextmanager
-    async def _asked(self, path: str, question: Question, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _asked(self, path: str, question: Question, body: bytes) -> AsyncIterator[Response]:
         """The upstream's 200. What comes in one piece is silent until it is whole, so only the whole time counts."""
         accept = "text/event-stream" if question.streams else "application/json"
         headers = {"Accept": accept, "X-Client-Request-Id": question.name}
@@ -115,14 +114,14 @@ class Gateway:
             log.debug("gateway_answers", path=path, upstream_request_id=request_id(response.headers))
             yield response
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _whole(self, response: Response) -> bytes:
         try:
             async with asyncio.timeout(self._patience):
                 return await read(response, LARGEST_ANSWER)
         except BROKEN as error:
             raise UpstreamTrouble(type(error).__name__, headers=response.headers) from error
 
-    async def _events(self, question: Question, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    async def _events(self, question: Question, response: Response) -> AsyncGenerator[bytes, None]:
         """Whole events as soon as they are whole. Silence and the time for all of it are bounded."""
         try:
             async for events in _split(response, asyncio.get_running_loop().time() + self._patience):
@@ -188,19 +187,19 @@ def relayed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items() if name.lower().startswith("x-ratelimit-")}
 
 
-async def _split(response: aiohttp.ClientResponse, deadline: float) -> AsyncIterator[list[bytes]]:
+async def _split(response: Response, deadline: float) -> AsyncIterator[list[bytes]]:
     """The data of the events that came together; none for a comment. Ends behind [DONE], or with the response."""
     splitter = EventSplitter()
     while True:
         async with asyncio.timeout_at(deadline):
-            chunk = await response.content.readany()
+            chunk = await response.read()
         if not chunk:
             break
         events = splitter.feed(chunk)
         if events or chunk.lstrip().startswith(b":"):
             yield events
         if b"[DONE]" in events:
-            await reach_end(response)
+            await response.reach_end()
             return
     if rest := splitter.flush():
         yield rest

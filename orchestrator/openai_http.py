@@ -1,28 +1,66 @@
-"""An OpenAI-compatible endpoint over HTTP: one session of kept connections, our key on every request, nothing else's.
+"""An OpenAI-compatible endpoint over HTTP: kept connections, our key on every request, nothing else's.
 
 Whoever talks to the upstream (the `Model`, the gateway) goes through here, so that proxies, timeouts and what must be
 hidden from clients are decided once. Redirects are never followed: the key would follow them.
+
+Two clients do the work. What is posted goes over `orchestrator.http_stream`, which costs little; through a proxy, to an
+address that is not plain, or with a body of megabytes it goes over aiohttp, as lists do. Nobody else sees which one.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from orchestrator.http_connection import LINGER
+from orchestrator.http_stream import Server, Target
 from orchestrator.openai_errors import UpstreamTrouble
 from orchestrator.settings import Settings
 
 BROKEN: Final = (aiohttp.ClientError, TimeoutError, OSError)
 """What reading from a connection raises when it breaks."""
 
-_END_WAIT = 0.25  # for the end of a response whose last event was seen, so that its connection can be used again
 _LONGEST_ERROR = 64 * 1024
 _LARGE_BODY = 1024 * 1024
+
+
+class Response(Protocol):
+    """An answer whose head is here. `headers` are found by their lower-case names."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The fields of its head."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """The type, without parameters."""
+        ...
+
+    async def read(self, within: float | None = None) -> bytes:
+        """What has come of the body, or comes next; nothing at its end. Raises what BROKEN names.
+
+        `within` bounds the silence from now on more narrowly.
+        """
+        ...
+
+    async def reach_end(self) -> None:
+        """Nothing more is wanted: let the answer come to its end, so that its connection can be used again."""
+        ...
+
+    def close(self) -> None:
+        """Be done with it: its connection is free if it was read to its end, else cut."""
+        ...
 
 
 class Endpoint:
@@ -43,20 +81,28 @@ class Endpoint:
             self._headers["Authorization"] = f"Bearer {key}"
             self.hidden.append(key)
         self._session: aiohttp.ClientSession | None = None
+        self._server: Server | None = None
 
     async def open(self) -> None:
-        """Make the session that all requests share. Connections are made when they are needed."""
+        """Make what all requests share. Connections are made when they are needed."""
+        proxy = proxy_for(self._base)
+        target = Target.of(self._base, self._headers.values()) if proxy is None else None
+        if target is not None:
+            self._server = Server(target, self._headers, connect_timeout=self.connect_timeout)
         self._session = aiohttp.ClientSession(
             # No limit here: those who ask are bounded, and each has one request at a time.
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
             headers=self._headers,
             timeout=self._timeout(self._read_timeout),
-            proxy=proxy_for(self._base),
+            proxy=proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def close(self) -> None:
         """Close all connections; requests under way fail."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -64,47 +110,62 @@ class Endpoint:
     @asynccontextmanager
     async def posted(
         self, path: str, body: bytes, *, headers: Mapping[str, str], patience: float | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The 200 to a POST of JSON; on leaving, its connection is free if it was read to the end, else cut.
+    ) -> AsyncIterator[Response]:
+        """The 200 to a POST of JSON, closed on leaving; see `post`."""
+        response = await self.post(path, body, headers=headers, patience=patience)
+        del body  # it may be large, and the answer may take its time
+        try:
+            yield response
+        finally:
+            response.close()
+
+    async def post(
+        self, path: str, body: bytes, *, headers: Mapping[str, str], patience: float | None = None
+    ) -> Response:
+        """The 200 to a POST of JSON, to be closed by the caller.
 
         `patience` is how long the upstream may be silent, if not as long as the settings say. Raises UpstreamTrouble.
         """
         silence = self._read_timeout if patience is None else patience
         response = await self._post(path, body, headers, silence)
-        del body  # it may be large, and the answer may take its time
         try:
             await self._check(response)
-            yield response
-        finally:
+        except BaseException:
             response.close()
+            raise
+        return response
 
     async def fetch(self, path: str, limit: int) -> bytes:
         """The body of a 200 to a GET, of at most `limit` bytes. Raises UpstreamTrouble, and what BROKEN names."""
         async with self._opened().get(f"{self._base}{path}", allow_redirects=False) as response:
-            await self._check(response)
-            return await read(response, limit)
+            answer = _Answer(response)
+            await self._check(answer)
+            return await read(answer, limit)
 
-    async def _post(self, path: str, body: bytes, headers: Mapping[str, str], silence: float) -> aiohttp.ClientResponse:
+    async def _post(self, path: str, body: bytes, headers: Mapping[str, str], silence: float) -> Response:
         try:
+            if self._server is not None and len(body) <= _LARGE_BODY:
+                return await self._server.post(path, body, headers, silence)
             async with asyncio.timeout(self.connect_timeout + silence):  # sending has no timeout of its own
-                return await self._opened().post(
+                response = await self._opened().post(
                     f"{self._base}{path}",
                     data=BytesIO(body) if len(body) > _LARGE_BODY else body,
                     headers={"Content-Type": "application/json", **headers},
                     allow_redirects=False,
                     timeout=self._timeout(silence),
                 )
+                return _Answer(response)
         except BROKEN as error:
             raise UpstreamTrouble(type(error).__name__) from error
 
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
+    async def _check(self, response: Response) -> None:
         if response.status != 200:
             body = await self._error_body(response)
             raise UpstreamTrouble.from_answer(response.status, body, response.headers)
         if response.content_type == "text/html":
             raise UpstreamTrouble("web_page", headers=response.headers)
 
-    async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _error_body(self, response: Response) -> bytes:
         try:
             async with asyncio.timeout(self.connect_timeout):
                 return await read(response, _LONGEST_ERROR)
@@ -122,24 +183,41 @@ class Endpoint:
         return self._session
 
 
-async def read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+class _Answer:
+    """A Response of aiohttp's."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = response.headers
+        self.content_type = response.content_type
+
+    async def read(self, within: float | None = None) -> bytes:
+        if within is None:
+            return await self._response.content.readany()
+        async with asyncio.timeout(within):
+            return await self._response.content.readany()
+
+    async def reach_end(self) -> None:
+        try:
+            async with asyncio.timeout(LINGER):
+                while not self._response.content.at_eof() and await self._response.content.readany():
+                    pass
+        except BROKEN:
+            return  # the connection is cut instead
+
+    def close(self) -> None:
+        self._response.close()
+
+
+async def read(response: Response, limit: int) -> bytes:
     """The whole body. Raises UpstreamTrouble when it is longer than `limit`, and what BROKEN names."""
     body = bytearray()
-    while chunk := await response.content.readany():
+    while chunk := await response.read():
         body += chunk
         if len(body) > limit:
             raise UpstreamTrouble("reply_too_large")
     return bytes(body)
-
-
-async def reach_end(response: aiohttp.ClientResponse) -> None:
-    """Read the end of a response of which [DONE] was seen, so that its connection can be used again."""
-    try:
-        async with asyncio.timeout(_END_WAIT):
-            while not response.content.at_eof() and await response.content.readany():
-                pass
-    except BROKEN:
-        return  # the connection is cut instead
 
 
 def proxy_for(base: str) -> str | None:

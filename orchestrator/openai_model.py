@@ -12,7 +12,6 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
-import aiohttp
 import orjson
 import structlog
 
@@ -20,7 +19,7 @@ from orchestrator.errors import Unavailable
 from orchestrator.foreign import Json
 from orchestrator.model import Delta, Prompt
 from orchestrator.openai_errors import UpstreamTrouble, request_id
-from orchestrator.openai_http import BROKEN, Endpoint, reach_end
+from orchestrator.openai_http import BROKEN, Endpoint, Response
 from orchestrator.openai_reply import Reply
 from orchestrator.settings import Settings
 
@@ -69,7 +68,7 @@ class OpenAIModel:
                     for delta in reply.flush():
                         yield delta
                     if reply.done:
-                        await reach_end(response)
+                        await response.reach_end()
                     yield reply.finish()
                 return
             except UpstreamTrouble as trouble:
@@ -136,13 +135,10 @@ def _with_object(call: Json) -> Json:
     return {**call, "function": {**call["function"], "arguments": wrapped}}
 
 
-async def _next_chunk(response: aiohttp.ClientResponse, reply: Reply) -> bytes:
+async def _next_chunk(response: Response, reply: Reply) -> bytes:
     """What arrived, or nothing at the end. A reply that lacks only its usage may end badly, and must end soon."""
     try:
-        if not reply.complete:
-            return await response.content.readany()
-        async with asyncio.timeout(_TAIL_WAIT):
-            return await response.content.readany()
+        return await response.read(_TAIL_WAIT if reply.complete else None)
     except BROKEN as error:
         if reply.complete:
             return b""

@@ -1,0 +1,272 @@
+"""One HTTP/1.1 connection, its answers parsed as they arrive: what `orchestrator.http_stream` is made of.
+
+At most one request is under way. A connection learns from the transport and the parser, and whoever reads takes what
+came since: nothing is awaited for each piece. Everything is bounded: heads, what a server may send that is neither head
+nor body, what was read and not yet taken (reading pauses), and silence: one timer, set again only when it goes off.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import httptools
+
+LONGEST_HEAD: Final = 64 * 1024
+"""Bytes that a server may send before its answer's head is whole, and later that belong to no body."""
+HIGH_WATER: Final = 256 * 1024
+"""Bytes of a body that wait to be taken; reading pauses beyond."""
+LINGER: Final = 0.25
+"""Seconds for the end of an answer that is not needed, so that its connection can be used again."""
+
+
+class BrokenError(ConnectionError):
+    """The connection broke, or what came over it is no HTTP."""
+
+
+class SilenceError(TimeoutError):
+    """The server said nothing for too long."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, at most one request at a time. Made by its Server, read through an Answer."""
+
+    __slots__ = (
+        "_aside",
+        "_due",
+        "_framed",
+        "_free",
+        "_heard",
+        "_interim",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_silence",
+        "_timer",
+        "_transport",
+        "_unread",
+        "_waiter",
+        "_when_over",
+        "body",
+        "busy",
+        "error",
+        "fields",
+        "keep",
+        "over",
+        "status",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(  # what aiohttp takes, too: servers differ
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._free: dict[Connection, float] | None = None
+        self.busy = self.keep = self.over = self._paused = False
+        self._begin(0.0)
+
+    def _begin(self, silence: float) -> None:
+        self._when_over: Callable[[Connection], None] | None = None
+        self._silence = silence
+        self._aside = self._unread = 0
+        self._framed = self._interim = False
+        self.status = 0
+        self.fields: dict[str, str] = {}
+        self.body: list[bytes] = []
+        self.error: OSError | None = None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent."""
+        return self.over and self.keep and not self._transport.is_closing()
+
+    def ask(self, request: bytes, silence: float) -> None:
+        """Send a request. From now on the server must not be silent for longer than `silence` seconds."""
+        if self._transport.is_closing():  # nobody would say so again
+            raise BrokenError("connection closed")
+        self._begin(silence)
+        self._free = None
+        self.busy, self.over, self.keep = True, False, False
+        self._watch_silence(silence)
+        self._transport.write(request)
+
+    def expect(self, silence: float) -> None:
+        """From now on the server must not be silent for longer than this."""
+        if silence != self._silence:
+            self._silence = silence
+            self._watch_silence(silence)
+
+    async def head(self) -> None:
+        """Return when the head of the answer is here."""
+        while not self.status:
+            if self.error is not None:
+                raise self.error
+            await self.news()
+
+    async def news(self) -> None:
+        """Return when something came."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def take(self) -> bytes:
+        """What came of the body since the last time."""
+        pieces, self.body = self.body, []
+        self._unread = 0
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+                self._watch_silence(self._silence)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def lingers(self, when_over: "Callable[[Connection], None]") -> bool:
+        """Call `when_over` when the answer's end comes, or shortly after; False if it is over now."""
+        if self.over or self._transport.is_closing():
+            return False
+        self._when_over = when_over
+        self.take()
+        self.expect(LINGER)
+        return True
+
+    def rest(self, free: "dict[Connection, float]") -> None:
+        """Nothing is expected: whatever comes now ends the connection, which is one of `free`."""
+        self.busy = False
+        self.body = []
+        self._free = free
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.busy = False
+        self._transport.abort()
+
+    # -- what the transport says --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It stands."""
+        self._transport = transport  # type: ignore[assignment]  # it is a stream
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of an answer."""
+        if not self.busy or self.over:  # nobody asked
+            self.keep = False
+            self._transport.abort()
+            return
+        self._heard = self._loop.time()
+        self._aside += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail(BrokenError("malformed answer"))
+        except httptools.HttpParserUpgrade:
+            self._fail(BrokenError("unwanted upgrade"))
+        if self._aside > LONGEST_HEAD:
+            self._fail(BrokenError("too much beside the body"))
+        self._tell()
+        if self._unread > HIGH_WATER and not self._paused and not self.over:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone. An answer without a stated length ends thus."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._free is not None:
+            self._free.pop(self, None)
+        self.keep = False
+        if not self.over:
+            self.over = True
+            if exc is not None or not self.status or self._framed:
+                self.error = BrokenError(type(exc).__name__ if exc is not None else "connection closed")
+        self._tell()
+
+    # -- what the parser says --
+
+    def on_message_begin(self) -> None:
+        """A head begins; one behind the answer's end is not wanted."""
+        if self.over:
+            self.keep = False
+            self._interim = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head; what comes behind the body is dropped."""
+        if not self.status:
+            self.fields.setdefault(name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape"))
+
+    def on_headers_complete(self) -> None:
+        """The head is here, perhaps only that of an interim answer."""
+        if self.over:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim = True
+            self.fields.clear()
+            return
+        fields = self.fields
+        self._framed = "content-length" in fields or "chunked" in fields.get("transfer-encoding", "").lower()
+        self._aside = 0
+        self.status = status
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self.over:
+            return
+        self.body.append(body)
+        self._unread += len(body)
+        self._aside = 0
+
+    def on_message_complete(self) -> None:
+        """The end, unless it was only that of an interim answer."""
+        if self._interim:
+            self._interim = False
+            return
+        self.over = True
+        self.keep = self._parser.should_keep_alive()
+
+    # -- what follows --
+
+    def _tell(self) -> None:
+        waiter, when_over = self._waiter, self._when_over
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if when_over is not None:
+            self.take()
+            if self.over:
+                self._when_over = None
+                when_over(self)
+
+    def _fail(self, error: OSError) -> None:
+        """What is wrong behind the answer's end is wrong only for the next one."""
+        self.keep = False
+        if not self.over:
+            self.over, self.error = True, error
+        self._transport.abort()
+
+    def _watch_silence(self, silence: float) -> None:
+        self._heard = self._loop.time()
+        due = self._heard + silence
+        if self._timer is None or due < self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = due
+            self._timer = self._loop.call_at(due, self._check_silence)
+
+    def _check_silence(self) -> None:
+        self._timer = None
+        if not self.busy or self.over or self._paused:
+            return
+        due = self._heard + self._silence
+        if due > self._loop.time():
+            self._due = due
+            self._timer = self._loop.call_at(due, self._check_silence)
+        else:
+            self._fail(SilenceError("silence"))
+            self._tell()
