@@ -140,5 +140,11 @@ def last_event(frames: bytes) -> str:
     return frames[at : frames.index(b"\n", at)].decode()
 
 
+def rests(frames: bytes) -> bool:
+    """Whether the run stands still with the last event of a batch."""
+    at = frames.rfind(b"\nevent: ") + len(b"\nevent: ")
+    return not frames.startswith(b"thread.message.", at) and last_event(frames) in RESTING
+
+
 def _id_of(frame: bytes) -> Cursor:
     return Cursor.parse(frame[len(b"id: ") : frame.index(b"\n")])

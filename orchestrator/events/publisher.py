@@ -12,18 +12,19 @@ client waits for a Redis that is away.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
+import hiredis
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
-from redis.exceptions import DataError, NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from orchestrator.background import background
 from orchestrator.events import frames
 from orchestrator.events.backlog import Backlog, Batch
 from orchestrator.events.frames import Frame
+from orchestrator.events.line import Answers, Line, pack
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,13 @@ PROBE = "assistantd:probe"
 """A key that is written to see whether Redis takes writes again."""
 CANCELS = "runs:cancel"
 """The channel on which a cancelled run's id reaches the worker that is at it."""
+REFUSALS = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "NOPERM", "NOAUTH")
+"""What Redis says while it takes no writes; what else it refuses would be refused again."""
+
+STRING = b"$%d\r\n%b\r\n"
+XADD = STRING.join((b"*8\r\n$4\r\nXADD\r\n", pack("MAXLEN", "~", ENTRIES)[4:], pack("f")[4:], b""))
+PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n" + STRING + STRING
+"""Packed commands with places for a key, an id and data: packing these two anew for each delta takes longer."""
 
 
 def stream_key(run_id: str) -> str:
@@ -65,7 +73,9 @@ class Publisher:
         self._frames = Backlog()
         self._pushes: deque[tuple[str, bytes]] = deque(maxlen=WAKEUPS)
         self._signals: deque[tuple[str, str]] = deque(maxlen=WAKEUPS)
+        self._line: Line | None = None
         self._wanted = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._sending = asyncio.Lock()
         self._sent: asyncio.Future[None] | None = None
         self._last = 0.0
@@ -81,6 +91,8 @@ class Publisher:
                 yield self
             finally:
                 await self._empty()
+        if self._line is not None:
+            self._line.close()
 
     def frame(self, frame: Frame) -> None:
         """Publish a frame soon. Frames of one run keep their order."""
@@ -113,6 +125,7 @@ class Publisher:
                 return
         if self._sent is None:
             self._sent = asyncio.get_running_loop().create_future()
+        self._hurry.set()
         await asyncio.shield(self._sent)
 
     async def _empty(self) -> None:
@@ -128,15 +141,24 @@ class Publisher:
         while True:
             await self._wanted.wait()
             pause = self._last + (self._pause or self._window) - loop.time()
-            if pause > 0 and (self._sent is None or self.away):
-                await asyncio.sleep(pause)
+            if pause > 0:
+                await (asyncio.sleep(pause) if self.away else self._company(pause))
             async with self._sending:
                 await self._send()
             self._last = loop.time()
 
+    async def _company(self, seconds: float) -> None:
+        """Let frames wait for others, unless somebody waits for them."""
+        window = asyncio.get_running_loop().call_later(seconds, self._hurry.set)
+        try:
+            await self._hurry.wait()
+        finally:
+            window.cancel()
+
     async def _send(self) -> None:
         batches = self._frames.take(SLICE)
         self._wanted.clear()
+        self._hurry.clear()
         if len(self._frames):  # the rest comes next, and wake-ups behind all frames
             self._wanted.set()
             trouble = await self._attempt(batches, [], [])
@@ -164,22 +186,27 @@ class Publisher:
         self, batches: list[Batch], pushes: list[tuple[str, bytes]], signals: list[tuple[str, str]]
     ) -> str | None:
         """Send; returns what is wrong with Redis, if it is: all of this has to be sent again then."""
-        pipe = self._redis.pipeline(transaction=False)
         try:
-            if self.away:  # messages of what cannot be kept would be heard again and again
-                await self._redis.set(PROBE, b"", ex=60)
+            # Messages of what cannot be kept would be heard again and again.
+            commands = [pack("SET", PROBE, b"", "EX", 60)] if self.away else []
             for batch in batches:
-                self._append(pipe, batch)
-            for queue, message in pushes:
-                pipe.lpush(queue, message)
-            for channel, text in signals:
-                pipe.publish(channel, text)
-            return _refusal(await pipe.execute(raise_on_error=False))
-        except (DataError, TypeError, ValueError):  # it would be refused again, and hold up all that follows
+                commands += self._appended(batch)
+            commands += [pack("LPUSH", *push) for push in pushes]
+            commands += [pack("PUBLISH", *signal) for signal in signals]
+            return _refusal(await self._answers(commands)) if commands else None
+        except (TypeError, ValueError):  # it would be refused again, and hold up all that follows
             log.exception("events_not_sendable")
         except Exception as error:  # whatever it was: a sender that ends would send nothing for ever
             return repr(error)
         return None
+
+    async def _answers(self, commands: list[bytes]) -> Answers:
+        packed, count = b"".join(commands), len(commands)
+        if self._line is not None:
+            with suppress(ConnectionLost):  # a connection that was idle may have been closed since
+                return await self._line.ask(packed, count)
+        self._line = await Line.opened(self._redis, self._timeout)
+        return await self._line.ask(packed, count)
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and not self.away:
@@ -189,22 +216,23 @@ class Publisher:
         self.away, self._slow = trouble is not None, False
         self._pause = min(max(2 * self._pause, RETRIES[0]), RETRIES[1]) if self.away else 0.0
 
-    def _append(self, pipe: Pipeline, batch: Batch) -> None:
-        key = stream_key(batch[0].run_id)
-        data = b"".join(frame.data for frame in batch)
-        pipe.xadd(key, {"f": data}, id=str(batch[-1].cursor), maxlen=ENTRIES, approximate=True)
-        pipe.publish(key, data)
-        if batch[0].cursor.seq == 1 or frames.last_event(data) in frames.RESTING:  # the end, too: Redis may lose a key
-            pipe.expire(key, self._ttl)
+    def _appended(self, batch: Batch) -> Iterator[bytes]:
+        key = stream_key(batch[0].run_id).encode()
+        data = batch[0].data if len(batch) == 1 else b"".join([frame.data for frame in batch])
+        place = b"%d-%d" % batch[-1].cursor
+        yield XADD % (len(key), key, len(place), place, len(data), data)
+        yield PUBLISH % (len(key), key, len(data), data)
+        if batch[0].cursor.seq == 1 or frames.rests(data):  # the end, too: Redis may lose a key
+            yield pack("EXPIRE", key, self._ttl)
 
 
-def _refusal(results: list[object]) -> str | None:
+def _refusal(answers: Answers) -> str | None:
     """Why Redis does not take writes, if it does not; what else it refuses would be refused again."""
-    for result in results:
-        if isinstance(result, OutOfMemoryError | ReadOnlyError | NoPermissionError) or (
-            isinstance(result, ResponseError) and str(result).startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN"))
-        ):
-            return repr(result)
-        if isinstance(result, ResponseError) and "equal or smaller" not in str(result):
-            log.error("event_refused", error=str(result))
+    for answer in answers:
+        if not isinstance(answer, hiredis.ReplyError):
+            continue
+        if str(answer).startswith(REFUSALS):
+            return repr(answer)
+        if "equal or smaller" not in str(answer):
+            log.error("event_refused", error=str(answer))
     return None
