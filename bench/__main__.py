@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench.latency import latency
+from bench.limits import at_once, limits
 from bench.report import RESULTS, ROOT, Options, Scenario, append, show
 from bench.throughput import throughput
 from orchestrator.open_files import allow_many
@@ -11,6 +12,8 @@ from orchestrator.open_files import allow_many
 SCENARIOS: dict[str, Scenario] = {
     "latency": latency,
     "throughput": throughput,
+    "limits": limits,
+    "at-once": at_once,
 }
 """By name, in the order of `all`."""
 

@@ -123,7 +123,9 @@ class Stack:
 
 
 @contextmanager
-def running(options: Options, *, workers: int = 1, statements: bool = False, models: int = 1) -> Iterator[Stack]:
+def running(
+    options: Options, *, workers: int = 1, api: bool = True, statements: bool = False, models: int = 1
+) -> Iterator[Stack]:
     """The whole stack. With `statements`, Postgres counts them in `pg_stat_statements`, which costs it a little."""
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="assistantd-bench-")))
@@ -139,7 +141,8 @@ def running(options: Options, *, workers: int = 1, statements: bool = False, mod
         subprocess.run(command, cwd=options.tree, env=stack.environment, check=True, capture_output=True, timeout=120)
         for _ in range(workers):
             stack.start_worker()
-        stack.start_api()
+        if api:
+            stack.start_api()
         yield stack
 
 
