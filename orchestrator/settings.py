@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     database_queue: float = Field(default=60.0, gt=0, description="Longest wait for a free connection of the pool.")
     redis_timeout: float = Field(default=5.0, gt=0, description="Longest wait for a Redis reply.")
 
+    broker_batches: bool = Field(
+        default=True, description="Workers fetch and acknowledge wake-ups many at a time; off, as Celery does it."
+    )
+
     run_lifetime: int = Field(default=600, ge=1, description="A run expires this long after its creation.")
     waiting_runs: int = Field(default=32, ge=0, description="Runs that may wait for their turn on one thread.")
     project_runs: int = Field(

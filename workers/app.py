@@ -23,6 +23,7 @@ from celery import Celery, signals
 from orchestrator import logs
 from orchestrator.queue import QUEUE
 from orchestrator.settings import Settings, get_settings
+from workers import broker, json_bodies
 from workers.drain import GiveBack
 
 VISIBILITY_TIMEOUT = 12 * 3600
@@ -34,6 +35,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's configuration for these settings."""
     return {
         "broker_url": settings.redis_url.get_secret_value(),
+        "broker_channel_error_retry": True,  # a Redis that refuses a command may take it later
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # the supervisor ends us, the broker's absence does not
         "broker_transport_options": {
@@ -72,6 +74,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
 # Root is a danger to workers that unpickle messages; ours read JSON only, and a container's only user may well be root.
 warnings.filterwarnings("ignore", message=r"\s*You're running the worker with superuser privileges")
 
+json_bodies.install()
+if get_settings().broker_batches:
+    broker.install()
 app = Celery("assistantd")
 app.conf.update(configuration(get_settings()))
 app.steps["consumer"].add(GiveBack)

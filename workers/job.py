@@ -31,6 +31,8 @@ from workers.tasks import AsyncTask, Outcome, SelfCancelledError, replay
 
 Callback: TypeAlias = Callable[..., Json]
 
+NOTHING = Outcome()
+
 log = structlog.get_logger(__name__)
 
 
@@ -131,6 +133,9 @@ class Job:
     def _settle_coroutine(self, outcome: Outcome) -> None:
         if isinstance(outcome.error, asyncio.CancelledError):
             outcome = Outcome(error=self._failure(outcome.error))
+        if outcome == NOTHING and self._task.is_plain(self._payload):
+            self._on_end((0, "None", time.monotonic() - self._started))
+            return
         try:
             failed, value, _ = replay(outcome, self._trace, self._payload)
         except BaseException:

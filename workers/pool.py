@@ -99,7 +99,9 @@ class TaskPool(BasePool):
                 log.warning("worker_option_has_no_effect", option=option)
         self._hub: Json = None
         self._wake = Wake()
+        self._arrivals: deque[Job] = deque()
         self._reports: deque[tuple[Job, Stop | None]] = deque()
+        self._loop_told = self._hub_told = False
         self._coroutines = Lane(self.limit)
         self._functions = Lane(min(self.limit, SYNC_THREADS))
         self._left: list[Job] = []
@@ -188,13 +190,23 @@ class TaskPool(BasePool):
         while lane.waiting and len(lane.running) < lane.limit and not self._closing:
             job = lane.waiting.popleft()
             lane.running.add(job)
-            if self._loop.call(self._start, job):
+            if self._hand_over(job):
                 job.accept()
 
-    def _start(self, job: Job) -> None:  # in the loop thread
-        if self._lost:
-            job.cancel(Stop.SHUTDOWN)
-        job.start()
+    def _hand_over(self, job: Job) -> bool:
+        self._arrivals.append(job)
+        if self._loop_told:  # it has not looked yet, and will find this one, too
+            return True
+        self._loop_told = True
+        return self._loop.call(self._start)
+
+    def _start(self) -> None:  # in the loop thread
+        self._loop_told = False
+        while self._arrivals:
+            job = self._arrivals.popleft()
+            if self._lost:
+                job.cancel(Stop.SHUTDOWN)
+            job.start()
 
     def _terminate_job(self, job: Job) -> None:
         lane = self._lane(job)
@@ -207,10 +219,13 @@ class TaskPool(BasePool):
 
     def _report(self, job: Job, stop: Stop | None) -> None:  # in the loop thread, or in a task's own
         self._reports.append((job, stop))
-        self._wake.set()
+        if not self._hub_told:
+            self._hub_told = True
+            self._wake.set()
 
     def _handle_reports(self) -> None:
         self._wake.clear()
+        self._hub_told = False
         try:
             while self._reports:
                 self._handle(*self._reports.popleft())

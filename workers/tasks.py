@@ -6,19 +6,30 @@ Celery's own code. What follows from the order: `task_prerun` fires when the cor
 Celery logs or hands to `task_success` is the replay's (the `task-succeeded` event has the coroutine's).
 """
 
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 import celery
-from celery import Celery
+from celery import Celery, signals
+from celery.app import trace
 
 from orchestrator.foreign import Json
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Function: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
+
+NOTHING_FOLLOWS = (
+    b',{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]',
+    b', {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]',
+)
+"""How a message's body ends, from us and from Celery, that asks for no other task to be called afterwards."""
+HEARD = (signals.task_prerun, signals.task_success, signals.task_postrun)
+HOOKS = ("before_start", "on_success", "after_return")
 
 if TYPE_CHECKING:  # generic for the type checker only
     BaseTask = celery.Task[..., Any]
@@ -89,6 +100,24 @@ class AsyncTask(BaseTask):
         """The coroutine for one delivery."""
         first = (Call(request),) if self.bound else ()
         return self.function(*first, *request["args"], **request["kwargs"])
+
+    def is_plain(self, payload: tuple[Json, ...]) -> bool:
+        """Whether Celery's tracer would do nothing on hearing that this delivery returned None."""
+        request, body = payload[2], payload[3]
+        ignored = request.get("ignore_result")
+        return (
+            bool(self.ignore_result if ignored is None else ignored)
+            and isinstance(body, bytes)
+            and body.endswith(NOTHING_FOLLOWS)
+            and not any(signal.receivers for signal in HEARD)
+            and not trace.logger.isEnabledFor(logging.INFO)
+            and self._has_no_hooks
+        )
+
+    @cached_property
+    def _has_no_hooks(self) -> bool:
+        deduplicated = self.app.conf.worker_deduplicate_successful_tasks
+        return not deduplicated and not any(trace.task_has_custom(self, hook) for hook in HOOKS)
 
 
 class _Replay(threading.local):

@@ -1,6 +1,7 @@
 """The Celery application that the worker of test_pool runs: small tasks that leave their traces in Redis.
 
 The lifespan opens the Redis client that coroutines write with; `POOL_LIFESPAN` makes it fail in one way or another.
+`POOL_BROKER=stock` has it use kombu's own transport.
 """
 
 import asyncio
@@ -15,11 +16,15 @@ import redis as blocking_redis
 from celery import signals
 from redis.asyncio import Redis
 
+from workers import broker, json_bodies
 from workers.drain import GiveBack
 from workers.pool import Call, async_task, lifespan, mannered
 
 URL = os.environ["REDIS_URL"]
 
+json_bodies.install()
+if os.environ.get("POOL_BROKER") != "stock":
+    broker.install()
 app = celery.Celery("pool-test")
 app.conf.update(
     broker_url=URL,
