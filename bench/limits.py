@@ -9,7 +9,8 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,26 +45,26 @@ SCENARIOS = {
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one turn cost. `wrong`: runs that did not end as they should."""
+    """What one turn cost."""
 
     who: str
     runs_per_s: float
     cpu_us: float
     rss_mb: float
-    wrong: int
 
 
 class Bench:
     """The parties, and what they are measured with."""
 
-    def __init__(self, ground: Ground, connection: Any, redis: Redis) -> None:
+    def __init__(self, ground: Ground, connection: Any, twin: Any, redis: Redis) -> None:
         self.ground = ground
         self.connection = connection
+        self.twin = twin
         self.redis = redis
 
     def direct(self, client: str) -> Child:
         """The limit, ready."""
-        where = ("--database", self.ground.database, "--redis", self.ground.redis, "--model", self.ground.model)
+        where = ("--database", self.ground.twin, "--redis", self.ground.redis, "--model", self.ground.model)
         child = self.ground.bench("bench.limits_direct", *where, "--client", client)
         child.hear()
         return child
@@ -84,17 +85,20 @@ class Bench:
         await self._finished()
 
     async def turn(self, who: str, child: Child, scenario: Scenario, runs: int) -> Turn:
-        """One turn of one party."""
-        seeded = await limits_rows.seed(self.connection, runs, scenario.model)
-        await self.connection.execute("ANALYZE runs, messages, run_steps, run_attempts, threads")
+        """One turn of one party. Raises RuntimeError if not all runs end as they should."""
+        directly = who.startswith("direct")
+        connection = self.twin if directly else self.connection
+        seeded = await limits_rows.seed(connection, runs, scenario.model)
+        await connection.execute("ANALYZE runs, messages, run_steps, run_attempts, threads")
         cpu, began = child.cpu(), time.monotonic()
-        if who.startswith("direct"):
+        if directly:
             await self.carried_directly(child, seeded, scenario.concurrency)
         else:
             await self.carried_by_worker(seeded)
         wall, spent = time.monotonic() - began, child.cpu() - cpu
-        wrong = await limits_rows.wrong(self.connection, seeded)
-        return Turn(who, runs / wall, spent / runs * 1e6, child.memory(peak=True), wrong)
+        if wrong := await limits_rows.wrong(connection, seeded):
+            raise RuntimeError(f"{wrong} runs of {who} did not end as they should:\n{child.log.read_text()[-4000:]}")
+        return Turn(who, runs / wall, spent / runs * 1e6, child.memory(peak=True))
 
     async def _finished(self) -> None:
         deadline = time.monotonic() + LONGEST
@@ -102,6 +106,19 @@ class Bench:
             if time.monotonic() > deadline:
                 raise RuntimeError("The runs were not carried in time.")
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def opened(ground: Ground) -> AsyncIterator[Bench]:
+    """Connect to what the parties run on."""
+    redis = Redis.from_url(ground.redis, protocol=3, legacy_responses=False)
+    connection, twin = await limits_rows.connect(ground.database), await limits_rows.connect(ground.twin)
+    try:
+        yield Bench(ground, connection, twin, redis)
+    finally:
+        await redis.aclose()
+        await connection.close()
+        await twin.close()
 
 
 async def measure(bench: Bench, scenario: Scenario, clients: tuple[str, ...], rounds: int) -> list[Turn]:
@@ -113,8 +130,6 @@ async def measure(bench: Bench, scenario: Scenario, clients: tuple[str, ...], ro
         for number in range(rounds + 1):
             for who, child in parties.items():
                 turn = await bench.turn(who, child, scenario, scenario.runs if number else min(scenario.runs, 100))
-                if turn.wrong:
-                    raise RuntimeError(f"{turn.wrong} runs of {who} did not end as they should.")
                 if number:
                     turns.append(turn)
     finally:
@@ -146,15 +161,10 @@ def compared(name: str, turns: list[Turn]) -> list[Row]:
 
 
 async def _scenario(ground: Ground, name: str, clients: tuple[str, ...], rounds: int, share: float) -> list[Row]:
-    connection = await limits_rows.connect(ground.database)
-    redis = Redis.from_url(ground.redis, protocol=3, legacy_responses=False)
     scenario = SCENARIOS[name]
     scenario = replace(scenario, runs=int(scenario.runs * share))
-    try:
-        return compared(name, await measure(Bench(ground, connection, redis), scenario, clients, rounds))
-    finally:
-        await redis.aclose()
-        await connection.close()
+    async with opened(ground) as bench:
+        return compared(name, await measure(bench, scenario, clients, rounds))
 
 
 def _limits(options: Options, title: str, names: tuple[str, ...], clients: tuple[str, ...]) -> Iterator[Table]:

@@ -18,11 +18,9 @@ from typing import Any
 import orjson
 import uvloop
 
-from bench import limits_http, limits_redis, limits_rows
+from bench import limits_http, limits_redis
 from bench.limits_statements import Statements
 
-LOCK_CLASS = 0x0A551
-"""Of the locks that say which workers live, see `orchestrator.presence`."""
 FRAGMENTS = ("tools", "tool_resources", "metadata", "truncation_strategy", "response_format", "tool_choice")
 DETAILS = {"prompt_token_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0}}
 PENDING: dict[str, Any] = {
@@ -192,9 +190,7 @@ async def carry_all(direct: Direct, runs: list[str], concurrency: int) -> None:
 async def main(options: argparse.Namespace) -> None:
     """Do what standard input says, until it ends."""
     frames = limits_redis.Frames(await limits_redis.connect(options.redis))
-    owner = str(secrets.randbelow(2**31))
-    lock = await limits_rows.connect(options.database)  # housekeeping of workers would take its runs away
-    await lock.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, int(owner))
+    owner = "direct"
     statements = await Statements.opened(options.database, owner)
     model = {"bare": limits_http.BareModel, "aiohttp": limits_http.AiohttpModel}[options.client](options.model)
     direct = Direct(statements, frames, model, owner)

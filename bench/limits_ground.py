@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bench import stack as stacks
 from bench.report import ROOT, Options
@@ -16,6 +17,7 @@ from bench.stack import Stack
 PATIENCE = 120.0
 """Seconds that anything may take to start, or to answer."""
 MANY = str(10**6)
+TWIN = "CREATE DATABASE limit_ TEMPLATE assistantd"
 
 
 class Child:
@@ -72,9 +74,12 @@ class Child:
 
 @dataclass
 class Ground:
-    """What runs, and how more is started: from the measured tree, or from this one."""
+    """What runs, and how more is started: from the measured tree, or from this one. `twin` is the address of a database
+    with the same schema on the same server, whose runs no worker would take away.
+    """
 
     stack: Stack
+    twin: str
     children: list[Child] = field(default_factory=list)
 
     @property
@@ -135,4 +140,5 @@ def running(options: Options, *, statements: bool = False) -> Iterator[Ground]:
     """Postgres, Valkey and the model: the runs of a benchmark need no place that another run would have to leave."""
     options = replace(options, environment={"ASSISTANTD_PROJECT_RUNS": MANY, **options.environment})
     with stacks.running(options, workers=0, api=False, statements=statements) as stack:
-        yield Ground(stack)
+        stack.fetch(TWIN)
+        yield Ground(stack, urlsplit(stack.database_url)._replace(path="/limit_").geturl())

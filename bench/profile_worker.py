@@ -81,28 +81,22 @@ def watched_worker(folder: Path) -> None:
 
 
 async def _measure(options: argparse.Namespace, found: Path) -> float:
-    from redis.asyncio import Redis
-
     from bench import limits, limits_ground, limits_rows
     from bench.report import Options
 
     told = {"PROFILE_TO": str(found), "PYTHONPATH": f"{options.tree.absolute()}:{ROOT}"}
     with limits_ground.running(Options(tree=options.tree.absolute())) as ground:
-        connection = await limits_rows.connect(ground.database)
-        redis = Redis.from_url(ground.redis, protocol=3, legacy_responses=False)
-        bench = limits.Bench(ground, connection, redis)
-        worker = ground.worker(through=__file__, **told, ASSISTANTD_RUN_CONCURRENCY="200")
-        await bench.carried_by_worker(await limits_rows.seed(connection, WARM, options.model))
-        (found / "begin").touch()
-        await bench.carried_by_worker(await limits_rows.seed(connection, WARM, options.model))
-        before = worker.cpu()
-        seeded = await limits_rows.seed(connection, options.runs, options.model)
-        await bench.carried_by_worker(seeded)
-        spent = worker.cpu() - before
-        await asyncio.sleep(1)
-        worker.stop()
-        await redis.aclose()
-        await connection.close()
+        async with limits.opened(ground) as bench:
+            worker = ground.worker(through=__file__, **told, ASSISTANTD_RUN_CONCURRENCY="200")
+            await bench.carried_by_worker(await limits_rows.seed(bench.connection, WARM, options.model))
+            (found / "begin").touch()
+            await bench.carried_by_worker(await limits_rows.seed(bench.connection, WARM, options.model))
+            before = worker.cpu()
+            seeded = await limits_rows.seed(bench.connection, options.runs, options.model)
+            await bench.carried_by_worker(seeded)
+            spent = worker.cpu() - before
+            await asyncio.sleep(1)
+            worker.stop()
     return float(spent / options.runs)
 
 
