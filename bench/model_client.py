@@ -36,8 +36,8 @@ async def ours(base_url: str) -> AsyncIterator[Call]:
 
         async def call(content: str) -> int:
             heard = 0
-            async for delta in model.stream(Prompt("gpt-4o", [{"role": "user", "content": content}], [])):
-                heard += not isinstance(delta, Finished)
+            async for deltas in model.stream(Prompt("gpt-4o", [{"role": "user", "content": content}], [])):
+                heard += sum(not isinstance(delta, Finished) for delta in deltas)
             return heard
 
         yield call

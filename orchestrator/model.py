@@ -1,10 +1,13 @@
 """The seam to language models: what the run loop asks, and what it hears while the answer arrives.
 
-    Prompt ──▶ Model.stream ──▶ (TextDelta | RefusalDelta | ToolCallDelta)*  Finished
+    Prompt ──▶ Model.stream ──▶ [TextDelta | RefusalDelta | ToolCallDelta, …]  […]  […, Finished]
 
-No I/O here. Implementations (`orchestrator.openai_model`; wrappers with fallbacks or limits) keep three promises:
+A stream gives what has come at once as one list: when a model is fast, or we are slow, many tokens are one step of the
+program. No I/O here. Implementations (`orchestrator.openai_model`; wrappers with fallbacks or limits) keep four
+promises:
 
-- exactly one `Finished`, and it comes last, or the stream raises `RunFailure`;
+- no list is empty;
+- exactly one `Finished`, and it is the last of the last list, or the stream raises `RunFailure`;
 - a tool call's `id` and `name` are set on the first fragment of its `index` and nowhere else; indexes are 0, 1, 2, …
   in the order in which the calls appear;
 - no text and no arguments carry U+0000 or an unpaired surrogate, which Postgres refuses.
@@ -22,7 +25,7 @@ from orchestrator.foreign import Json
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each token, and a frozen one costs twice as much
 class TextDelta:
     """A piece of the answer's text, never empty."""
 
@@ -104,7 +107,7 @@ class Prompt:
 class Model(Protocol):
     """Whatever answers prompts."""
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         """Ask, and hear the answer as it comes. Raises `RunFailure` when there will be none."""
         ...
 

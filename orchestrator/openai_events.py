@@ -18,8 +18,17 @@ class EventSplitter:
         self._rest = bytearray()
         self._after_cr = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether the next chunk begins an event."""
+        return not self._rest and not self._after_cr
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes."""
+        return [data for block in self.blocks(chunk) if (data := data_of(block))]
+
+    def blocks(self, chunk: bytes) -> list[bytes]:
+        """The events that `chunk` completes, each as it came, without the empty line."""
         if self._after_cr or b"\r" in chunk:
             chunk = self._unify_line_ends(chunk)
         if self._rest:
@@ -30,17 +39,21 @@ class EventSplitter:
                 return []
             chunk = bytes(self._rest)
             self._rest.clear()
-        *blocks, rest = chunk.split(b"\n\n")
-        if rest:
+        blocks = chunk.split(b"\n\n")
+        if rest := blocks.pop():
             self._check(len(rest))
             self._rest += rest
-        return [data for block in blocks if (data := _data(block))]
+        return blocks
 
     def flush(self) -> list[bytes]:
         """The data of a last event that ended with the stream instead of with an empty line."""
-        data = _data(bytes(self._rest))
+        return [data for block in self.rest() if (data := data_of(block))]
+
+    def rest(self) -> list[bytes]:
+        """The same as it came."""
+        block = bytes(self._rest)
         self._rest.clear()
-        return [data] if data else []
+        return [block]
 
     def _unify_line_ends(self, chunk: bytes) -> bytes:
         if self._after_cr and chunk.startswith(b"\n"):
@@ -56,7 +69,7 @@ class EventSplitter:
             raise UpstreamTrouble("event_too_large")
 
 
-def _data(block: bytes) -> bytes:
+def data_of(block: bytes) -> bytes:
     """The data of one event; comments, keep-alive lines and other fields have none."""
     if block.startswith(b"data: ") and b"\n" not in block:
         return block[6:]

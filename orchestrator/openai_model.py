@@ -10,7 +10,6 @@ What goes wrong, and what follows, is in `orchestrator.openai_errors`; what prov
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import replace
 
 import orjson
 import structlog
@@ -50,33 +49,40 @@ class OpenAIModel:
     async def __aexit__(self, *_: object) -> None:
         await self._endpoint.close()
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         """Ask, and hear the answer as it comes. Raises `RunFailure` when there will be none."""
-        body = _request_body(prompt)
-        prompt = replace(prompt, messages=[])  # images may be in both, and the answer may take its time
+        body, name, deadline = _request_body(prompt), prompt.model, prompt.deadline
+        del prompt  # images may be in both, and the answer may take its time
         attempt = 1
         while True:
             reply = Reply()
             try:
-                async with self._endpoint.posted("/chat/completions", body, headers=_STREAM) as response:
+                response = await self._endpoint.post("/chat/completions", body, headers=_STREAM)
+                try:
                     reply.begin(request_id(response.headers), whole=response.content_type == "application/json")
-                    while not reply.done and (chunk := await _next_chunk(response, reply)):
+                    last: list[Delta] = []
+                    while chunk := await _next_chunk(response, reply):
                         deltas = reply.feed(chunk)
-                        body = b"" if reply.started else body  # what was heard of is not asked again
-                        for delta in deltas:
-                            yield delta
-                    for delta in reply.flush():
-                        yield delta
+                        if reply.done:
+                            last = deltas
+                            break
+                        if deltas:
+                            body = b""  # what was heard of is not asked again
+                            yield deltas
+                    last += reply.flush()
                     if reply.done:
                         await response.reach_end()
-                    yield reply.finish()
+                    yield [*last, reply.finish()]
+                finally:
+                    response.close()
                 return
             except UpstreamTrouble as trouble:
                 trouble.request_id = trouble.request_id or reply.request_id
-                wait = None if reply.started or attempt > self._retries else _wait_before_next(trouble, attempt, prompt)
-                _log_trouble(trouble, prompt.model, attempt, wait)
+                given_up = reply.started or attempt > self._retries
+                wait = None if given_up else _wait_before_next(trouble, attempt, deadline)
+                _log_trouble(trouble, name, attempt, wait)
                 if wait is None:
-                    raise trouble.failure(prompt.model, self._endpoint.hidden) from trouble
+                    raise trouble.failure(name, self._endpoint.hidden) from trouble
             await self._pause(wait)
             attempt += 1
 
@@ -166,7 +172,7 @@ def _card(model: Json) -> Json:
     }
 
 
-def _wait_before_next(trouble: UpstreamTrouble, attempt: int, prompt: Prompt) -> float | None:
+def _wait_before_next(trouble: UpstreamTrouble, attempt: int, deadline: float | None) -> float | None:
     """Seconds until the next attempt, never the same for two runs that failed together; None if it is of no use.
 
     It is of no use after the run's end either: the run fails now, with the upstream's reason, and does not expire.
@@ -176,7 +182,7 @@ def _wait_before_next(trouble: UpstreamTrouble, attempt: int, prompt: Prompt) ->
     backoff = min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (attempt - 1))
     wait = backoff if trouble.asked_wait is None else trouble.asked_wait
     wait *= random.uniform(1.0, 1.25)  # noqa: S311  # spreads load, guards nothing
-    if prompt.deadline is not None and asyncio.get_running_loop().time() + wait >= prompt.deadline:
+    if deadline is not None and asyncio.get_running_loop().time() + wait >= deadline:
         return None
     return wait
 

@@ -41,6 +41,14 @@ class Backlog:
         self._size += len(frame.data)
         self._stay_within_bounds()
 
+    def extend(self, frames: Batch) -> None:
+        """Let some frames of one attempt wait behind those of it that wait."""
+        first = frames[0]
+        self._batches.setdefault((first.run_id, first.cursor.attempt), []).extend(frames)
+        self._count += len(frames)
+        self._size += _size(frames)
+        self._stay_within_bounds()
+
     def take(self, size: int) -> list[Batch]:
         """Remove and return some `size` bytes of what has waited longest, at least one frame if there is any."""
         if self._size <= size:

@@ -82,22 +82,42 @@ class Track:
         """The next frame: `data` is one line of JSON."""
         self._seq += 1
         cursor = Cursor(self.attempt, self._seq)
-        for character, escaped in LINE_ENDS:
-            data = data.replace(character, escaped)
+        data = _in_one_line(data)
         return Frame(self.run_id, cursor, b"id: %d-%d\nevent: %s\ndata: %s\n\n" % (*cursor, event.encode(), data))
+
+    def texts(self, message_id: str, texts: list[str], *, first: bool) -> list[Frame]:
+        """The next frames: a `thread.message.delta` for each of `texts`, as `frame` and `message_delta` make them.
+
+        There is one for each token, so whatever they have in common is made once.
+        """
+        run_id, attempt, seq = self.run_id, self.attempt, self._seq
+        head = b"\nevent: thread.message.delta\ndata: " + _TEXT_HEAD % message_id.encode()
+        made: list[Frame] = []
+        for text in texts:
+            seq += 1
+            value = orjson.dumps(text)
+            if not text.isascii():
+                value = _in_one_line(value)
+            tail = _TEXT_END if made or not first else _FIRST_TEXT_END
+            made.append(Frame(run_id, Cursor(attempt, seq), b"id: %d-%d%b%b%b\n\n" % (attempt, seq, head, value, tail)))
+        self._seq = seq
+        return made
+
+
+_TEXT_HEAD = b'{"id":"%b","object":"thread.message.delta","delta":{"content":[{"index":0,"type":"text","text":{"value":'
+_TEXT_END = b"}}]}}"
+_FIRST_TEXT_END = b',"annotations":[]' + _TEXT_END
+
+
+def _in_one_line(data: bytes) -> bytes:
+    for character, escaped in LINE_ENDS:
+        data = data.replace(character, escaped)
+    return data
 
 
 def message_delta(message_id: str, text: str, *, first: bool) -> bytes:
     """The data of a `thread.message.delta` that adds `text`; only the first of a part has `annotations`."""
-    annotations = b',"annotations":[]' if first else b""
-    return (
-        b'{"id":"%s","object":"thread.message.delta","delta":{"content":[{"index":0,"type":"text","text":{"value":%s%s}}]}}'
-        % (
-            message_id.encode(),
-            orjson.dumps(text),
-            annotations,
-        )
-    )
+    return _TEXT_HEAD % message_id.encode() + orjson.dumps(text) + (_FIRST_TEXT_END if first else _TEXT_END)
 
 
 def refusal_delta(message_id: str, index: int, refusal: str) -> bytes:

@@ -99,6 +99,11 @@ class Publisher:
         self._frames.add(frame)
         self._wanted.set()
 
+    def frames(self, frames: Batch) -> None:
+        """Publish some frames of one attempt soon, in order."""
+        self._frames.extend(frames)
+        self._wanted.set()
+
     def push(self, queue: str, message: bytes) -> None:
         """Put a message at the end of a broker's queue, after all frames given so far."""
         self._pushes.append((queue, message))

@@ -39,7 +39,7 @@ class Illustrated:
         self._storage = storage
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         """Ask, as `Model.stream` does; no transaction is open while bytes are read. Raises StorageError, too."""
         if any(part["type"] in IMAGES for part in _parts(prompt.messages)):
             return self._illustrated(prompt)
@@ -53,13 +53,13 @@ class Illustrated:
         """One of them."""
         return await self._model.retrieve(model_id)
 
-    async def _illustrated(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    async def _illustrated(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         # Nothing here holds on to the images while the model answers.
         async with aclosing(
             self._model.stream(replace(prompt, messages=await self._complete(prompt.messages)))
-        ) as deltas:
-            async for delta in deltas:
-                yield delta
+        ) as batches:
+            async for deltas in batches:
+                yield deltas
 
     async def _complete(self, messages: list[Json]) -> list[Json]:
         named = [part["image_file"]["file_id"] for part in _parts(messages) if part["type"] == "image_file"]

@@ -24,7 +24,7 @@ from orchestrator.execution.lines import Lines
 from orchestrator.execution.past import Past
 from orchestrator.execution.reply import Reply
 from orchestrator.foreign import Json
-from orchestrator.model import Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta
+from orchestrator.model import Delta, Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta
 from orchestrator.tables import Message, Run, RunStep
 from orchestrator.tools import ToolCall
 from orchestrator.wire import objects
@@ -117,6 +117,18 @@ class Journal:
         return self._asked
 
     # -- what is heard --
+
+    def go_on(self, reply: Reply, deltas: list[Delta], start: int) -> int:
+        """Tell the text from `start` on by which an open message goes on, as `say` would; returns how many deltas
+        that was. No line has to be written for it, so nothing is awaited, and all of it is told at once.
+        """
+        if reply.message is None or reply.calls or reply.refusal:
+            return 0
+        texts = scribe.leading_texts(deltas, start)
+        if texts:
+            self._publisher.frames(self._track.texts(reply.message.id, texts, first=not reply.text))
+            reply.text += texts
+        return len(texts)
 
     async def say(self, reply: Reply, delta: TextDelta | RefusalDelta) -> None:
         """Tell a piece of text (or of a refusal); the first one opens the message and its step."""

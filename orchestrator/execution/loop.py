@@ -69,18 +69,24 @@ async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> lis
     return [call for call in map(asyncio.Task.result, answering) if call is not None]
 
 
-async def listen(journal: Journal, deltas: AsyncGenerator[Delta, None]) -> Reply:
-    """Hear a reply to its end, telling every delta as it comes."""
+async def listen(journal: Journal, batches: AsyncGenerator[list[Delta], None]) -> Reply:
+    """Hear a reply to its end, telling every delta as it comes; what needs no line of the journal, all at once."""
     reply = Reply()
-    async with aclosing(deltas):
-        async for delta in deltas:
-            match delta:
-                case TextDelta() | RefusalDelta():
-                    await journal.say(reply, delta)
-                case ToolCallDelta():
-                    await journal.call(reply, delta)
-                case Finished():
-                    reply.finished = await journal.counted(reply, delta)
+    async with aclosing(batches):
+        async for deltas in batches:
+            told = 0
+            while told < len(deltas):
+                if more := journal.go_on(reply, deltas, told):
+                    told += more
+                    continue
+                match deltas[told]:
+                    case TextDelta() | RefusalDelta() as said:
+                        await journal.say(reply, said)
+                    case ToolCallDelta() as fragment:
+                        await journal.call(reply, fragment)
+                    case Finished() as finished:
+                        reply.finished = await journal.counted(reply, finished)
+                told += 1
     return reply
 
 

@@ -18,7 +18,7 @@ from orchestrator.db import Session
 from orchestrator.events import frames
 from orchestrator.execution.reply import OpenCall, Reply
 from orchestrator.foreign import Json
-from orchestrator.model import RefusalDelta, TextDelta, ToolCallDelta, Usage
+from orchestrator.model import Delta, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from orchestrator.tables import Message, Run, RunStep, now
 from orchestrator.wire import objects
 
@@ -103,6 +103,16 @@ async def save_step(session: Session, step: RunStep, **values: Json) -> RunStep:
 async def complete_step(session: Session, step: RunStep, **values: Json) -> RunStep:
     """Close the step as completed."""
     return await save_step(session, step, status="completed", completed_at=now(), **values)
+
+
+def leading_texts(deltas: list[Delta], start: int) -> list[str]:
+    """The texts from `start` on, up to something else."""
+    texts: list[str] = []
+    for delta in deltas[start:]:
+        if type(delta) is not TextDelta:
+            break
+        texts.append(delta.text)
+    return texts
 
 
 def hear_text(reply: Reply, message: Message, delta: TextDelta | RefusalDelta) -> bytes:

@@ -35,14 +35,14 @@ class Counting:
         self.models, self.retrieve = model.models, model.retrieve
         self.now = self.most = 0
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         """As the model's."""
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            async with aclosing(self._model.stream(prompt)) as deltas:
-                async for delta in deltas:
-                    yield delta
+            async with aclosing(self._model.stream(prompt)) as batches:
+                async for deltas in batches:
+                    yield deltas
         finally:
             self.now -= 1
 

@@ -38,6 +38,9 @@ class Post(Publisher):
     def frame(self, frame: Frame) -> None:
         self.told.append(frame)
 
+    def frames(self, frames: list[Frame]) -> None:
+        self.told += frames
+
     def push(self, queue: str, message: bytes) -> None:
         """Taken from the session instead, where it is not encoded."""
 
@@ -182,7 +185,7 @@ class Puppet:
         self._turns = turns
         self._asked = asked
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         """`say`: a text. `call`: a function of the client. `both`: a text and then a call. `fly`: an unknown tool."""
         roles = [message["role"] for message in prompt.messages]
         own = prompt.messages[len(roles) - roles[::-1].index("user") :]  # each run brings a message along
@@ -190,16 +193,16 @@ class Puppet:
         self._asked.append(Asked(self._actor.name, done))
         kind = self._turns[done] if done < len(self._turns) else "say"
         if kind in ("say", "both"):
-            yield TextDelta("one ")
+            yield [TextDelta("one ")]
             await self._actor.turn()
-            yield TextDelta("two")
+            yield [TextDelta("two")]
         if kind != "say":
             name = "fly" if kind == "fly" else "look"
-            yield ToolCallDelta(0, f"call_{done}", name, "")
+            yield [ToolCallDelta(0, f"call_{done}", name, "")]
             if kind != "both":
                 await self._actor.turn()
-            yield ToolCallDelta(0, None, None, "{}")
-        yield Finished("stop" if kind == "say" else "tool_calls", COST, None)
+            yield [ToolCallDelta(0, None, None, "{}")]
+        yield [Finished("stop" if kind == "say" else "tool_calls", COST, None)]
 
     async def models(self) -> list[Json]:
         """Nobody asks."""
