@@ -10,6 +10,7 @@ that held a token the time is kept. So listening costs some microseconds a token
 """
 
 import asyncio
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
@@ -163,10 +164,16 @@ class Client:
         """The bytes of a request."""
         return f"{method} {self._path}{path}{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    async def connect(self) -> Connection:
-        """A connection that is not the pool's."""
+    async def connect(self, buffer: int | None = None) -> Connection:
+        """A connection that is not the pool's; `buffer` bytes wait in the kernel at most until we read them."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, self.host, self.port)
+        await loop.sock_connect(sock, (self.host, self.port))
+        _, connection = await loop.create_connection(Connection, sock=sock)
         return connection
 
     async def prepare(self, connections: int) -> None:

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from bench.background import failures, open_streams
 from bench.calls import Job
 from bench.load import Felt, Generator, Load, together
-from bench.report import Options, Row, Table, ms
+from bench.report import Options, Row, Table, ms, progress
 from bench.stack import KEY, Stack, running
 from bench.throughput import cpu_per_run, warm_up
 
 MODEL = "bench-ideal"
-SLOW = "bench-paced-300-200-100"
-"""Ten tokens a second for half a minute: an open stream that others share the stack with."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +42,35 @@ LEVELS = (
 
 def latency(options: Options) -> Iterator[Table]:
     """Time added to the first token and to the end: idle, many at once, at a rate, among open streams."""
-    rounds = 2 if options.quick else 4
     with running(options) as stack, Generator(2) as generator:
         assistant = stack.assistant(MODEL)
         warm_up(stack, generator, assistant)
-        rows = [_level(stack, generator, assistant, level, rounds) for level in LEVELS]
+        rows = [_level(stack, generator, assistant, level, options) for level in LEVELS]
     note = f"{MODEL}: first token after 50 ms, all after 450 ms; medians; interleaved with the model called directly"
     yield Table("latency", "Time added to the model's, ms", rows, note)
 
 
-def _level(stack: Stack, generator: Generator, assistant: str, level: Level, rounds: int) -> Row:
+def _level(stack: Stack, generator: Generator, assistant: str, level: Level, options: Options) -> Row:
     """Direct and through the stack, in turns; open streams are background to both."""
+    progress(f"latency: {level.name}")
+    rounds, seconds = (2, 2.5) if options.quick else (4, 5.0)
     ours = Job(stack.base_url, "streamed", KEY, MODEL, assistant)
     direct = Job(stack.model_url, "direct", model=MODEL)
-    seconds = 5.0
-    load = Load(ours, level.way, level.clients, seconds, rounds=8, rate=level.rate, pause=0.05)
+    bursts = min(8, max(2, 200 // level.clients))
+    load = Load(ours, level.way, level.clients, seconds, rounds=bursts, rate=level.rate, pause=0.05)
     heard: dict[str, list[Felt]] = {"direct": [], "ours": []}
-    with stack.meter() as used:
+    with stack.meter() as used, open_streams(generator, ours, level.behind, 2 * rounds * (seconds + 1)) as slow:
         for _ in range(rounds):
             for name, job in (("direct", direct), ("ours", ours)):
-                heard[name].append(_measure(generator, replace(load, job=job), ours, level.behind))
-    model, through = together(heard["direct"]), together(heard["ours"])
+                heard[name] += generator.offer(replace(load, job=job))
+    model, through, behind = together(heard["direct"]), together(heard["ours"]), together(slow)
+    row = _row(level, model, through)
+    if not level.behind:
+        row |= {"stack µs/run": cpu_per_run(used, through)["stack µs/run"]}
+    return row | failures(through, model, behind)
+
+
+def _row(level: Level, model: Felt, through: Felt) -> Row:
     return {
         "load": level.name,
         "added first p50": ms(through.first() - model.first()),
@@ -74,19 +81,4 @@ def _level(stack: Stack, generator: Generator, assistant: str, level: Level, rou
         "direct first": ms(model.first()),
         "direct total": ms(model.total()),
         "runs": len(through.totals),
-        "failed": through.failed + model.failed,
-        **({} if level.behind else {"stack µs/run": cpu_per_run(used, through)["stack µs/run"]}),
-        **({"why": through.why or model.why} if through.failed + model.failed else {}),
     }
-
-
-def _measure(generator: Generator, load: Load, background: Job, behind: int) -> Felt:
-    """One turn; the open streams, if any, are those of another process, and begin before it and end after it."""
-    if not behind:
-        return generator.offer(load)[0]
-    job = replace(background, model=SLOW)
-    streams = Load(job, "burst", behind)
-    slow, felt = generator.offer(streams, replace(load, delay=8.0, seconds=15.0))
-    if slow.failed:
-        felt.fail(f"{slow.failed} of the open streams: {slow.why}")
-    return felt

@@ -6,7 +6,7 @@ Three ways to offer it (`Load.way`):
   rate    calls come at random moments, `rate` a second, whether the others were answered or not; what a call waited
           because we were late to send it counts as its own
 
-What a call is, is named by `Load.call`, see `bench.calls`.
+There are at most `most` calls. What a call is, is named by its job, see `bench.calls`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -39,7 +39,7 @@ class Load:
     rate: float = 1.0
     spread: float = 0.0
     pause: float = 0.0
-    delay: float = 0.0
+    most: int = 10**9
     seed: int = 1
 
 
@@ -123,8 +123,11 @@ class Generator:
 
     def offer(self, *loads: Load) -> list[Felt]:
         """Offer them all at the same time, each from one process; at most as many as there are processes."""
-        under_way = [self._pool.submit(offer, load) for load in loads]
-        return [felt.result() for felt in under_way]
+        return [felt.result() for felt in [self.begin(load) for load in loads]]
+
+    def begin(self, load: Load) -> "Future[Felt]":
+        """Offer one load from one process, meanwhile others can be offered from the others."""
+        return self._pool.submit(offer, load)
 
     def share(self, load: Load) -> Felt:
         """Offer one load from all processes, each its part of the clients or of the rate."""
@@ -151,7 +154,6 @@ async def _offer(load: Load) -> Felt:
     felt = Felt()
     ways = {"loop": _loop, "burst": _burst, "rate": _rate}
     await client.prepare(load.clients if load.way != "rate" else 8)
-    await asyncio.sleep(load.delay)
     gc.collect()
     gc.disable()  # a collection of a long list of answers would be felt by all
     cpu, began = time.process_time(), time.perf_counter()
@@ -166,12 +168,12 @@ async def _offer(load: Load) -> Felt:
 
 async def _loop(client: Client, load: Load, felt: Felt) -> None:
     over = time.perf_counter() + load.seconds
-    numbers = iter(range(10**9))
+    numbers = iter(range(load.most))
 
     async def one_after_another(index: int) -> None:
         await asyncio.sleep(load.spread * index / load.clients)
-        while time.perf_counter() < over:
-            await _call(client, load.job, felt, next(numbers))
+        while time.perf_counter() < over and (number := next(numbers, None)) is not None:
+            await _call(client, load.job, felt, number)
             if load.pause:
                 await asyncio.sleep(load.pause)
 
@@ -194,7 +196,7 @@ async def _rate(client: Client, load: Load, felt: Felt) -> None:
     over = due + load.seconds
     number = 0
     async with asyncio.TaskGroup() as group:
-        while due < over:
+        while due < over and number < load.most:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             group.create_task(_call(client, load.job, felt, number, due))
             due += chance.expovariate(load.rate)

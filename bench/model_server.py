@@ -16,9 +16,10 @@ from functools import partial
 from typing import cast
 
 import httptools
+import orjson
 import uvloop
 
-from bench.scripts import Script, UnknownScriptError, script, whole
+from bench.scripts import ALIASES, Script, UnknownScriptError, script, whole
 from orchestrator.open_files import allow_many
 
 BACKLOG = 4096
@@ -30,6 +31,7 @@ _HEAD = (
     b"x-request-id: req_bench\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 _JSON = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nx-request-id: req_bench\r\nContent-Length: %d\r\n\r\n%s"
+_MODELS = orjson.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in ALIASES]})
 _REFUSED = b'{"error":{"message":"No such path, or no such script.","type":"invalid_request_error"}}'
 
 
@@ -77,6 +79,9 @@ class Server(asyncio.Protocol):
         self._body = []
         named = _MODEL.search(body)
         if self._transport is None:
+            return
+        if self._url.endswith(b"/models"):
+            self._transport.write(_JSON % (b"200 OK", len(_MODELS), _MODELS))
             return
         if named is None or not self._url.endswith(b"/chat/completions"):
             self._transport.write(_JSON % (b"404 Not Found", len(_REFUSED), _REFUSED))

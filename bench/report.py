@@ -59,6 +59,11 @@ def show(table: Table) -> None:
     Console(width=max(120, 12 * len(columns))).print(drawn)
 
 
+def progress(what: str) -> None:
+    """Say on standard error what is measured now; it is not part of the report."""
+    Console(stderr=True).print(f"{datetime.now(UTC):%H:%M:%S} {what}", highlight=False)
+
+
 def append(table: Table, options: Options) -> None:
     """Add it to the JSON file, which is replaced in one step."""
     path = options.results

@@ -12,9 +12,10 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from orchestrator.embedded.valkey import Valkey
 KEY: Final = "sk-asst-bench-0123456789abcdef"
 GROUPS: Final = ("api", "worker", "redis", "postgres", "model")
 START_TIMEOUT: Final = 60.0
+Probe = Callable[[], bool]
 _SCHEMA = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 _TOOL = {"type": "function", "function": {"name": FUNCTION, "description": "Look a place up.", "parameters": _SCHEMA}}
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -59,8 +61,9 @@ class Stack:
         return self.base_url
 
     def start_worker(self, **environment: str) -> None:
-        """Start a worker process; its first run waits until it is ready."""
-        self._start("worker", "worker", environment)
+        """Start a worker process and return once it takes runs, which it tells its log."""
+        log = self.folder / f"worker-{len(self.groups['worker'])}.log"
+        self._start("worker", "worker", environment, partial(_says, log, b" ready."))
 
     def assistant(self, model: str = "bench-ideal", *, tools: bool = False) -> str:
         """A new assistant's id."""
@@ -90,7 +93,7 @@ class Stack:
 
     def memory(self, group: str) -> float:
         """Megabytes that a group's processes hold, each with what it shares."""
-        return sum(one.memory_info().rss for one in self._tree(group)) / 2**20
+        return float(sum(one.memory_info().rss for one in self._tree(group))) / 2**20
 
     def _cpu(self, group: str) -> float:
         used = 0.0
@@ -103,7 +106,7 @@ class Stack:
         roots = [psutil.Process(process.pid) for process in self.groups[group]]
         return [*roots, *(child for root in roots for child in root.children(recursive=True))]
 
-    def _start(self, group: str, command: str, environment: dict[str, str], probe: object = None) -> None:
+    def _start(self, group: str, command: str, environment: dict[str, str], probe: Probe) -> None:
         number = len(self.groups[group])
         process = Process(
             f"{group}-{number}",
@@ -111,7 +114,7 @@ class Stack:
             self.folder / f"{group}-{number}.log",
             env={**self.environment, **environment},
             cwd=self.options.tree,
-            **({"probe": probe} if probe else {}),
+            probe=probe,
         )
         self._run(group, process)
 
@@ -168,8 +171,12 @@ def _start_models(stack: Stack, processes: int) -> None:
     for number in range(processes):
         command = [sys.executable, "-m", "bench.model_server", "--port", str(port)]
         log = stack.folder / f"model-{number}.log"
-        process = Process(f"model-{number}", command, log, cwd=ROOT, probe=lambda log=log: b"http" in log.read_bytes())
+        process = Process(f"model-{number}", command, log, cwd=ROOT, probe=partial(_says, log, b"http"))
         stack._run("model", process)
+
+
+def _says(log: Path, what: bytes) -> bool:
+    return what in log.read_bytes()
 
 
 def _environment(stack: Stack, redis_url: str) -> dict[str, str]:

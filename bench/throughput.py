@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from bench.background import failures
 from bench.calls import Job
 from bench.load import Felt, Generator, Load
-from bench.report import Options, Row, Table, ms, us
+from bench.report import Options, Row, Table, ms, progress, us
 from bench.stack import GROUPS, KEY, Stack, running
 
 MODEL = "bench-instant-40"
@@ -25,6 +26,7 @@ def throughput(options: Options) -> Iterator[Table]:
         warm_up(stack, generator, assistant)
         rows = []
         for told, call in WAYS.items():
+            progress(f"throughput: {told}")
             job = Job(stack.base_url, call, KEY, MODEL, assistant)
             # Who polls is told to come back after 200 ms or more, and is no load meanwhile: it takes more of them.
             clients = 4 * CLIENTS if call == "polled" else CLIENTS
@@ -49,8 +51,7 @@ def runs_per_second(stack: Stack, generator: Generator, load: Load) -> Row:
         "first p50 ms": ms(felt.first()) if felt.firsts else None,
         "total p50 ms": ms(felt.total()),
         "total p99 ms": ms(felt.total(0.99)),
-        "failed": felt.failed,
-        **({"why": felt.why} if felt.failed else {}),
+        **failures(felt),
     }
 
 
