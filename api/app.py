@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import document, errors
+from api import document, errors, express
 from api.beta import ASSISTANTS_V2
 from api.context import RequestContext
+from api.express import Express
 from api.leaving import Leaving
 from api.limits import BodyLimit, JsonBodies
 from api.routers import assistants, files, gateway, health, messages, models, run_steps, runs, threads, uploads
@@ -48,9 +49,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with resources.opened(chosen) as opened, Gateway(chosen) as passing_on:
             app.state.resources = opened
-            app.state.watcher = Watcher(opened.subscriber)
-            follower = Follower(opened.redis, opened.subscriber, outcome_of(opened.database), chosen)
-            app.state.streams = Streams(follower, app.state.leaving)
+            app.state.watcher = watcher = Watcher(opened.subscriber)
+            follower = Follower(opened.subscriber, outcome_of(opened.database), chosen)
+            app.state.streams = streams = Streams(follower, app.state.leaving)
+            app.state.means = express.means(opened, streams, watcher, app.state.leaving)
             app.state.gateway = passing_on
             async with background(keep_the_time(opened.database), "timekeeping"):
                 yield
@@ -76,5 +78,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     app.add_middleware(JsonBodies)
     app.add_middleware(BodyLimit, limit=chosen.body_limit)
+    app.add_middleware(Express)
     app.add_middleware(RequestContext, organization=chosen.organization)
     return app

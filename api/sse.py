@@ -18,8 +18,9 @@ from api.leaving import Leaving
 from api.waiting import while_connected
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
-from orchestrator.events.follower import PING, Follower
+from orchestrator.events.follower import Follower
 from orchestrator.events.frames import DONE, START, Cursor, error_frame
+from orchestrator.events.listener import PING
 
 log = structlog.get_logger(__name__)
 

@@ -28,7 +28,7 @@ async def background(coroutine: Coroutine[Json, Json, None], name: str) -> Async
         await end(task)
 
 
-async def end(*tasks: "asyncio.Task[None]") -> None:
+async def end(*tasks: "asyncio.Task[Json]") -> None:
     """Cancel tasks and return when they have ended, whatever with."""
     left = set(tasks)
     for _ in range(ATTEMPTS):

@@ -10,6 +10,7 @@ while it waits is gone at once; its answers are dropped when they come.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import hiredis
@@ -20,6 +21,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as TookTooLong
 from typing_extensions import override
 
+from orchestrator.background import end
 from orchestrator.foreign import Json
 
 Push = list[Json]
@@ -146,5 +148,46 @@ class Line(asyncio.Protocol):
         self._transport.abort()
         for asked, _, _ in self._waiting:
             if not asked.done():
-                asked.set_exception(error)
+                asked.set_exception(type(error)(*error.args))  # each its own: tracebacks would grow together
         self._waiting.clear()
+
+
+class Shared:
+    """A line for all of a process: opened when something is asked first, and anew once it is lost."""
+
+    def __init__(self, redis: Redis, timeout: float) -> None:
+        self._redis = redis
+        self._timeout = timeout
+        self._line: Line | None = None
+        self._opening: asyncio.Task[Line] | None = None
+
+    async def ask(self, packed: bytes, commands: int = 1) -> Answers:
+        """The answers to commands that may be given twice: a line that was idle may turn out to be closed, and they
+        are given again over a new one. Raises RedisError.
+        """
+        if self._line is not None:
+            with suppress(ConnectionLost):
+                return await self._line.ask(packed, commands)
+        line = await self._opened()
+        return await line.ask(packed, commands)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._opening is not None:
+            await end(self._opening)
+        if self._line is not None:
+            self._line.close()
+
+    async def _opened(self) -> Line:
+        """A line that stands; whoever comes while it is opened waits for the same."""
+        if self._line is not None and not self._line.lost.done():
+            return self._line
+        if self._opening is None:
+            self._opening = asyncio.create_task(Line.opened(self._redis, self._timeout), name="line")
+            self._opening.add_done_callback(self._keep)
+        return await asyncio.shield(self._opening)
+
+    def _keep(self, opening: "asyncio.Task[Line]") -> None:
+        self._opening = None
+        if not opening.cancelled() and opening.exception() is None:
+            self._line = opening.result()

@@ -18,13 +18,12 @@ from contextlib import asynccontextmanager, suppress
 import hiredis
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as ConnectionLost
 
 from orchestrator.background import background
 from orchestrator.events import frames
 from orchestrator.events.backlog import Backlog, Batch
 from orchestrator.events.frames import Frame
-from orchestrator.events.line import Answers, Line, pack
+from orchestrator.events.line import Answers, Shared, pack
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -66,14 +65,13 @@ class Publisher:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.away = False
         self._slow = False
-        self._redis = redis
+        self._line = Shared(redis, settings.redis_timeout)
         self._window = settings.event_window
         self._timeout = settings.redis_timeout
         self._ttl = settings.run_lifetime + settings.event_ttl
         self._frames = Backlog()
         self._pushes: deque[tuple[str, bytes]] = deque(maxlen=WAKEUPS)
         self._signals: deque[tuple[str, str]] = deque(maxlen=WAKEUPS)
-        self._line: Line | None = None
         self._wanted = asyncio.Event()
         self._hurry = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -91,8 +89,7 @@ class Publisher:
                 yield self
             finally:
                 await self._empty()
-        if self._line is not None:
-            self._line.close()
+        await self._line.close()
 
     def frame(self, frame: Frame) -> None:
         """Publish a frame soon. Frames of one run keep their order."""
@@ -198,20 +195,12 @@ class Publisher:
                 commands += self._appended(batch)
             commands += [pack("LPUSH", *push) for push in pushes]
             commands += [pack("PUBLISH", *signal) for signal in signals]
-            return _refusal(await self._answers(commands)) if commands else None
+            return _refusal(await self._line.ask(b"".join(commands), len(commands))) if commands else None
         except (TypeError, ValueError):  # it would be refused again, and hold up all that follows
             log.exception("events_not_sendable")
         except Exception as error:  # whatever it was: a sender that ends would send nothing for ever
             return repr(error)
         return None
-
-    async def _answers(self, commands: list[bytes]) -> Answers:
-        packed, count = b"".join(commands), len(commands)
-        if self._line is not None:
-            with suppress(ConnectionLost):  # a connection that was idle may have been closed since
-                return await self._line.ask(packed, count)
-        self._line = await Line.opened(self._redis, self._timeout)
-        return await self._line.ask(packed, count)
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and not self.away:

@@ -3,20 +3,25 @@
 A message is handed to the callbacks of its channel, which must be quick and must not block: a slow listener buffers and
 drops on its own side. Pub/sub forgets: whoever needs every message compares numbers and reads the stream again. When a
 connection breaks, and once more when a subscription stands again, callbacks get None: "you may have missed something".
-The client library reconnects without a word, so a second confirmation is the only sign of it. A connection whose other
-end is gone says nothing either, so one that is silent is asked for a sign of life.
+A connection whose other end is gone says nothing, so one that is silent is asked for a sign of life.
+
+Streams are read over another connection: Redis cuts off subscribers for whom too much waits, and a hundred listeners
+that come back at once may ask for a lot.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import hiredis
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import ResponseError
 
 from orchestrator.background import background
+from orchestrator.events.line import Line, Push, Shared, pack
+from orchestrator.foreign import Json
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -24,7 +29,25 @@ log = structlog.get_logger(__name__)
 Callback = Callable[[bytes | None], None]
 
 IDLE = "subscriber:idle"
-"""A channel without messages: a connection that listens to nothing would be closed."""
+"""A channel without messages: that it is confirmed says that the connection stands."""
+AGAIN, AT_ONCE = 0.2, 0.01
+"""Seconds between two attempts to connect while Redis is away, and before the first one once a connection broke."""
+
+
+class _Channel:
+    """Who listens to it, and who waits until the subscription stands."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.callbacks: tuple[Callback, ...] = ()
+        self.confirmed = False
+        self.waiting: set[asyncio.Future[None]] = set()
+
+    def confirm(self) -> None:
+        self.confirmed = True
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Subscriber:
@@ -33,16 +56,27 @@ class Subscriber:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._timeout = settings.redis_timeout
-        self._callbacks: dict[str, set[Callback]] = {}
-        self._confirmed: dict[str, asyncio.Event] = {}
-        self._pubsub: PubSub | None = None
+        self._channels: dict[bytes, _Channel] = {}
+        self._line: Line | None = None
+        self._reading = Shared(redis, settings.redis_timeout)
         self._away = False
+        self._stood = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Subscriber"]:
         """Listen in the background while the block runs."""
         async with background(self._run(), "subscriber"):
-            yield self
+            try:
+                yield self
+            finally:
+                await self._reading.close()
+
+    async def read(self, *command: str | bytes | int) -> Json:
+        """The answer to a command that reads. Raises RedisError."""
+        (answer,) = await self._reading.ask(pack(*command))
+        if isinstance(answer, hiredis.ReplyError):
+            raise ResponseError(str(answer))
+        return answer
 
     @asynccontextmanager
     async def listening(self, channel: str, callback: Callback, *, at_once: bool = True) -> AsyncIterator[None]:
@@ -51,81 +85,93 @@ class Subscriber:
         Raises TimeoutError if Redis does not confirm the subscription in time, or ConnectionError if it is away; unless
         it need not be `at_once`: then callbacks come once Redis is there.
         """
-        callbacks = self._callbacks.setdefault(channel, set())
-        callbacks.add(callback)
-        confirmed = self._confirmed.setdefault(channel, asyncio.Event())
+        name = channel.encode()
+        entry = self._channels.get(name)
+        if entry is None:
+            entry = self._channels[name] = _Channel(channel)
+            self._say("SUBSCRIBE", name)
+        entry.callbacks = (*entry.callbacks, callback)
         try:
-            # Whoever finds it unconfirmed subscribes: the one who did so first may have left in the middle of it.
-            if not confirmed.is_set() and self._pubsub is not None:
-                await self._pubsub.subscribe(channel)
-            if at_once:
-                await self._confirmation(confirmed)
+            if at_once and not entry.confirmed:
+                await self._confirmation(entry)
             yield
         finally:
-            callbacks.discard(callback)
-            if not callbacks:
-                self._callbacks.pop(channel, None)
-                self._confirmed.pop(channel, None)
-                await self._unsubscribe(channel)
+            listeners = list(entry.callbacks)
+            listeners.remove(callback)
+            entry.callbacks = tuple(listeners)
+            if not listeners:
+                del self._channels[name]
+                self._say("UNSUBSCRIBE", name)
 
-    async def _confirmation(self, confirmed: asyncio.Event) -> None:
+    async def _confirmation(self, entry: _Channel) -> None:
         if self._away:
             raise ConnectionError("Redis is away")
-        async with asyncio.timeout(self._timeout):
-            await confirmed.wait()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        entry.waiting.add(waiter)
+        patience = loop.call_later(self._timeout, _give_up, waiter)
+        try:
+            await waiter
+        finally:
+            patience.cancel()
+            entry.waiting.discard(waiter)
 
-    async def _unsubscribe(self, channel: str) -> None:
-        if self._pubsub is not None:
-            try:
-                await self._pubsub.unsubscribe(channel)
-            except (RedisError, OSError) as error:
-                log.debug("unsubscribe_failed", error=repr(error))
+    def _say(self, *command: str | bytes) -> None:
+        if self._line is not None:  # otherwise the next one begins with all channels there are
+            self._line.say(pack(*command))
 
     async def _run(self) -> None:
         while True:
             try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(IDLE)
-                    self._pubsub = pubsub  # from here on, whoever listens subscribes; those who came before, now
-                    if self._callbacks:
-                        await pubsub.subscribe(*self._callbacks)
-                    await self._hear(pubsub)
+                line = await Line.opened(self._redis, self._timeout, self._hear)
+                try:
+                    line.say(pack("SUBSCRIBE", IDLE, *self._channels))
+                    self._line = line  # from here on, whoever listens subscribes
+                    await self._stay(line)
+                finally:
+                    self._line = None
+                    line.close()
             except Exception as error:  # whatever it was: nobody in this process would hear anything any more
                 if not self._away:
                     log.warning("subscription_lost", error=repr(error))
-                self._away = True
-            finally:
-                self._pubsub = None
-            for channel in tuple(self._callbacks):
-                self._call(channel, None)
-            await asyncio.sleep(0.2)
+                self._away = not (self._stood and isinstance(error, ConnectionLost))
+                self._stood = False
+            for entry in tuple(self._channels.values()):
+                self._tell(entry, None)
+            await asyncio.sleep(AGAIN if self._away else AT_ONCE)
 
-    async def _hear(self, pubsub: PubSub) -> None:
-        """Hand over what comes, until nothing comes any more: not even an answer."""
-        asked = False
+    async def _stay(self, line: Line) -> None:
+        """Raise once nothing comes any more: not even an answer."""
+        loop = asyncio.get_running_loop()
         while True:
-            message = await pubsub.get_message(timeout=self._timeout)
-            if message is not None:
-                asked = self._away = False
-                if message["channel"] is not None:
-                    self._hand_over(message["type"], message["channel"].decode(), message["data"])
-            elif asked:
-                raise TimeoutError("no sign of life")
-            else:
-                asked = True
-                await pubsub.ping(IDLE)
+            silent = loop.time() - line.heard_at
+            if silent >= self._timeout:
+                await line.ask(pack("PING"))
+                silent = 0.0
+            await asyncio.wait((line.lost,), timeout=self._timeout - silent)
+            if line.lost.done():
+                raise line.lost.result()
 
-    def _hand_over(self, kind: str, channel: str, data: bytes) -> None:
-        if kind == "subscribe" and channel in self._confirmed:
-            if self._confirmed[channel].is_set():
-                self._call(channel, None)
-            self._confirmed[channel].set()
-        elif kind == "message":
-            self._call(channel, data)
+    def _hear(self, push: Push) -> None:
+        entry = self._channels.get(push[1])
+        if push[0] == b"message":
+            if entry is not None:
+                self._tell(entry, push[2])
+        elif push[0] == b"subscribe":
+            self._away, self._stood = False, True
+            if entry is not None:
+                if entry.confirmed:
+                    self._tell(entry, None)
+                entry.confirm()
 
-    def _call(self, channel: str, message: bytes | None) -> None:
-        for callback in tuple(self._callbacks.get(channel, ())):
+    def _tell(self, entry: _Channel, message: bytes | None) -> None:
+        for callback in entry.callbacks:
             try:
                 callback(message)
             except Exception as error:  # one listener's trouble is not the others'
-                log.error("callback_failed", channel=channel, error=repr(error))
+                log.error("callback_failed", channel=entry.name, error=repr(error))
+
+
+def _give_up(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError("Redis does not confirm a subscription"))

@@ -17,6 +17,7 @@ from orchestrator.embedded.valkey import Valkey
 from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START
 from orchestrator.events.heard import Heard
+from orchestrator.events.subscriber import Subscriber
 from orchestrator.resources import Resources
 from tests.api.checks import check_stream, parse
 from tests.api.http import Http, path_of, read_until
@@ -57,12 +58,11 @@ async def test_case_59_when_nobody_can_be_asked_any_more_the_client_raises(
 
     app = FastAPI()
     nowhere = Redis(port=unused_tcp_port)
+    deaf = Subscriber(nowhere, opened.settings.model_copy(update={"redis_timeout": 0.05}))
 
     @app.post("/threads/{thread_id}/runs")
     async def create(thread_id: str) -> Response:
-        return Streams(Follower(nowhere, opened.subscriber, away, opened.settings), Leaving()).of(
-            "thread_1", "run_1", START
-        )
+        return Streams(Follower(deaf, away, opened.settings), Leaving()).of("thread_1", "run_1", START)
 
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
     async with openai.AsyncOpenAI(base_url="http://server", api_key="x", http_client=http_client) as client:

@@ -7,9 +7,10 @@ import pytest
 
 from orchestrator import ids
 from orchestrator.events import frames
-from orchestrator.events.follower import BUFFER, PING, Follower
+from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START, Cursor, Frame, Track
 from orchestrator.events.heard import Heard
+from orchestrator.events.listener import BUFFER, PING
 from orchestrator.events.publisher import stream_key
 from orchestrator.resources import Resources
 from tests.integration.scene import all_sent
@@ -23,7 +24,7 @@ async def nothing(_run_id: str, _heard: Heard, _everything: bool) -> bytes | Non
 
 
 def follower(bare: Resources, *, silence: float = 15.0) -> Follower:
-    return Follower(bare.redis, bare.subscriber, nothing, bare.settings.model_copy(update={"stream_ping": silence}))
+    return Follower(bare.subscriber, nothing, bare.settings.model_copy(update={"stream_ping": silence}))
 
 
 def story(run_id: str, attempt: int = 1, deltas: int = 6) -> list[Frame]:
@@ -179,6 +180,6 @@ async def test_the_outcome_closes_a_stream_that_redis_forgot(bare: Resources) ->
     async def over(_run_id: str, _heard: Heard, _everything: bool) -> bytes | None:
         return closing
 
-    forgetful = Follower(bare.redis, bare.subscriber, over, bare.settings)
+    forgetful = Follower(bare.subscriber, over, bare.settings)
 
     assert [batch async for batch in forgetful.follow(ids.new("run_"), START)] == [closing]

@@ -16,9 +16,10 @@ from orchestrator import assistants, broker, db, ids, marker, resources, threads
 from orchestrator.db import Database
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.events import frames
-from orchestrator.events.follower import PING, Follower
+from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START, Cursor
 from orchestrator.events.heard import Heard
+from orchestrator.events.listener import PING
 from orchestrator.events.publisher import stream_key
 from orchestrator.events.subscriber import Subscriber
 from orchestrator.resources import Resources
@@ -152,7 +153,7 @@ class Told:
         return CLOSING
 
     def follower(self, bare: Resources) -> Follower:
-        return Follower(bare.redis, bare.subscriber, self.outcome, bare.settings)
+        return Follower(bare.subscriber, self.outcome, bare.settings)
 
 
 async def test_nothing_is_relayed_behind_a_hole_and_postgres_closes_the_stream(bare: Resources) -> None:

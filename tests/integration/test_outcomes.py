@@ -11,8 +11,9 @@ from sqlmodel import col
 
 from orchestrator import runs
 from orchestrator.events import frames
-from orchestrator.events.follower import PING, Follower
+from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START, Cursor
+from orchestrator.events.listener import PING
 from orchestrator.events.publisher import stream_key
 from orchestrator.execution.runner import Runner
 from orchestrator.outcomes import outcome_of
@@ -70,7 +71,7 @@ async def resumed(
 
 async def heard(bare: Resources, resumed: Resumed) -> list[Event]:
     """What the listener is told that came with the outputs."""
-    follower = Follower(bare.redis, bare.subscriber, outcome_of(bare.database), bare.settings)
+    follower = Follower(bare.subscriber, outcome_of(bare.database), bare.settings)
     async with asyncio.timeout(DEADLINE):
         stream = follower.follow(resumed.run.id, resumed.cursor, resumed.step_id)
         return parse(b"".join([batch async for batch in stream if batch != PING]).decode())
@@ -127,7 +128,7 @@ async def test_a_text_or_refusal_whose_end_is_lost_is_told_to_its_end_and_no_wor
     await bare.redis.xadd(key, {"f": kept}, id=str(told[last][0]))
 
     hasty = bare.settings.model_copy(update={"stream_ping": 0.1})
-    follower = Follower(bare.redis, bare.subscriber, outcome_of(bare.database), hasty)
+    follower = Follower(bare.subscriber, outcome_of(bare.database), hasty)
     async with asyncio.timeout(DEADLINE):
         events = parse(b"".join([batch async for batch in follower.follow(run.id, START) if batch != PING]).decode())
 

@@ -24,8 +24,9 @@ from api.routers import health
 from api.server import Server
 from api.sse import Streams
 from api.waiting import while_connected
-from orchestrator.events.follower import PING, Follower
+from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START, Cursor
+from orchestrator.events.listener import PING
 
 DEADLINE = 60.0
 CREATED = b'id: 0-1\nevent: thread.created\ndata: {"id":"thread_1"}\n\n'

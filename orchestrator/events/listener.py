@@ -1,0 +1,136 @@
+"""What one client has heard of a run, and what waits for it.
+
+Of all that is done for a stream, this is done for each delta and each of its listeners: what comes next in order and
+holds deltas only takes a short way, anything else is looked at frame by frame.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+
+from orchestrator.events import frames
+from orchestrator.events.frames import Cursor
+from orchestrator.events.heard import Heard
+
+PING = b": ping\n"
+"""A comment, without an empty line: after an `id:`, official clients would take that for an event without data."""
+BUFFER = 1000
+"""Messages that wait for a slow listener before it has to read the stream again."""
+DELTA = b"\nevent: thread.message.delta\n"
+
+
+class Listener:
+    """`hear` is given each message; `live` is read by whoever relays them, as fast or slowly as it can.
+
+    `cursor` is the place of the last frame that was heard, `at_rest` whether the run stood still with it, `ended`
+    whether there is nothing more to be heard.
+    """
+
+    def __init__(self, after: Cursor, answered: str | None, silence: float) -> None:
+        self.cursor = after
+        self.heard = Heard(after, answered)
+        self.at_rest = False
+        self.ended = False
+        self._silence = silence
+        self._last = "thread.run.created"
+        self._waiting: deque[bytes] = deque()
+        self._lost = False
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[bool] | None = None
+        self._heard_at = 0.0
+
+    def hear(self, batch: bytes | None) -> None:
+        """Take a message; None, or one too many, means that the stream must be read again."""
+        if batch is None or len(self._waiting) >= BUFFER:
+            self._lost = True
+            self._waiting.clear()
+        elif not self._lost:
+            self._waiting.append(batch)
+        self._wake()
+
+    def forget(self) -> None:
+        """Start afresh: the stream is about to be read."""
+        self._lost = False
+
+    def fresh(self, batch: bytes) -> bytes:
+        """The part of a batch that is new to this listener and may be relayed; the cursor moves behind the batch.
+
+        The batch comes from the stream, or follows the cursor: what is missing before it is lost.
+        """
+        last = frames.last_cursor(batch)
+        if last <= self.cursor:
+            return b""
+        if self._gap(batch):
+            self.heard.hole = True
+        if frames.first_cursor(batch) <= self.cursor:
+            batch = b"".join(frame for cursor, frame in frames.split(batch) if cursor > self.cursor)
+        if last.attempt != self.cursor.attempt:
+            self.heard.next_attempt(self._last)
+        self.cursor = last
+        self._last = frames.last_event(batch)
+        self.at_rest = self._last in frames.RESTING
+        return self.heard.follow(batch)
+
+    async def live(self) -> AsyncGenerator[bytes, None]:
+        """Yield what is heard until the run is at rest, something is missing, or nothing came for `silence` seconds."""
+        self._heard_at = self._loop.time()
+        self._alarm = self._loop.call_later(self._silence, self._look)
+        try:
+            while not self._lost:
+                if self._waiting:
+                    batch = self._waiting.popleft()
+                    if self._takes(batch):
+                        yield batch
+                        continue
+                    if self._gap(batch):
+                        return
+                    if fresh := self.fresh(batch):
+                        yield fresh
+                    if self.at_rest:
+                        self.ended = not self.heard.hole
+                        return
+                elif await self._silent():
+                    yield PING
+                    return
+        finally:
+            self._alarm.cancel()
+
+    async def _silent(self) -> bool:
+        """Wait for more; whether nothing came for so long that it must be asked why."""
+        self._waiter = self._loop.create_future()
+        silent = await self._waiter
+        self._heard_at = self._loop.time()
+        return silent
+
+    def _takes(self, batch: bytes) -> bool:
+        """Whether a batch is what comes next, and deltas of a message only: then it is heard, and relayed as it is."""
+        attempt, seq = self.cursor
+        if not batch.startswith(b"id: %d-%d%b" % (attempt, seq + 1, DELTA)) or self.heard.hole:
+            return False
+        if batch.find(b"\n\nid: ") < 0:
+            self.cursor = Cursor(attempt, seq + 1)
+        elif batch.count(b"\nevent: ") == batch.count(DELTA):
+            self.cursor = frames.last_cursor(batch)
+        else:
+            return False
+        self._last, self.at_rest = "thread.message.delta", False
+        self.heard.add(batch)
+        return True
+
+    def _gap(self, batch: bytes) -> bool:
+        first = frames.first_cursor(batch)
+        if first.attempt == self.cursor.attempt:
+            return first.seq > self.cursor.seq + 1
+        return first.attempt > self.cursor.attempt and first.seq > 1
+
+    def _wake(self, silent: bool = False) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(silent)
+
+    def _look(self) -> None:
+        """Wake whoever waits if nothing came. One clock for all of a stream: one for each wait costs more than that."""
+        left = self._heard_at + self._silence - self._loop.time()
+        if left <= 0:
+            self._wake(silent=True)
+            left = self._silence
+        self._alarm = self._loop.call_later(left, self._look)
