@@ -108,13 +108,16 @@ class Connection(asyncio.Protocol):
                 raise self.error
             await self.news()
 
-    async def news(self) -> None:
-        """Return when something came."""
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def news(self) -> "asyncio.Future[None]":
+        """Done when something has come, be it the end."""
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+    def end(self, *, forgiving: bool) -> bytes:
+        """Nothing, at the end of an answer; raises what broke it, if it is not forgiven."""
+        if self.error is not None and not forgiving:
+            raise self.error
+        return b""
 
     def take(self) -> bytes:
         """What came of the body since the last time."""
@@ -235,8 +238,10 @@ class Connection(asyncio.Protocol):
 
     def _tell(self) -> None:
         waiter, when_over = self._waiter, self._when_over
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
         if when_over is not None:
             self.take()
             if self.over:

@@ -190,30 +190,25 @@ class Answer:
     async def read(self, within: float | None = None) -> bytes:
         """What has come of the body since, or comes next; nothing at its end. Raises OSError.
 
-        `within` is how long the server may be silent from now on, if not as long as it was told at first.
+        `within` is for an answer of which nothing that matters is missing: silence for so many seconds is its end then,
+        and so is a connection that breaks.
         """
         connection = self._connection
         if connection is None:
             raise BrokenError("closed")
-        if self._inflater is not None:
-            return await self._inflated(connection, self._inflater, within)
-        return connection.take() if connection.body else await self._next(connection, within)
-
-    async def _next(self, connection: Connection, within: float | None) -> bytes:
-        if within is not None:
-            connection.expect(within)
-        while not connection.body:
-            if connection.over:
-                if connection.error is not None:
-                    raise connection.error
-                return b""
-            await connection.news()
-        return connection.take()
-
-    async def _inflated(self, connection: Connection, inflater: "Inflater", within: float | None) -> bytes:
-        data = inflater.more()
-        while not data and (read := await self._next(connection, within)):
-            data = inflater.feed(read)
+        if self._inflater is not None and (more := self._inflater.more()):
+            return more
+        data = b""
+        while not data:
+            while not connection.body:
+                if connection.over:
+                    return connection.end(forgiving=within is not None)
+                if within is not None:
+                    connection.expect(within)
+                await connection.news()
+            data = connection.take()
+            if self._inflater is not None:
+                data = self._inflater.feed(data)
         return data
 
     async def reach_end(self) -> None:

@@ -50,7 +50,8 @@ class Response(Protocol):
     async def read(self, within: float | None = None) -> bytes:
         """What has come of the body, or comes next; nothing at its end. Raises what BROKEN names.
 
-        `within` bounds the silence from now on more narrowly.
+        `within` is for an answer of which nothing that matters is missing: silence for so many seconds is its end then,
+        and so is a connection that breaks.
         """
         ...
 
@@ -195,8 +196,11 @@ class _Answer:
     async def read(self, within: float | None = None) -> bytes:
         if within is None:
             return await self._response.content.readany()
-        async with asyncio.timeout(within):
-            return await self._response.content.readany()
+        try:
+            async with asyncio.timeout(within):
+                return await self._response.content.readany()
+        except BROKEN:
+            return b""
 
     async def reach_end(self) -> None:
         try:

@@ -18,7 +18,7 @@ from orchestrator.errors import Unavailable
 from orchestrator.foreign import Json
 from orchestrator.model import Delta, Prompt
 from orchestrator.openai_errors import UpstreamTrouble, request_id
-from orchestrator.openai_http import BROKEN, Endpoint, Response
+from orchestrator.openai_http import BROKEN, Endpoint
 from orchestrator.openai_reply import Reply
 from orchestrator.settings import Settings
 
@@ -61,7 +61,7 @@ class OpenAIModel:
                 try:
                     reply.begin(request_id(response.headers), whole=response.content_type == "application/json")
                     last: list[Delta] = []
-                    while chunk := await _next_chunk(response, reply):
+                    while chunk := await response.read(_TAIL_WAIT if reply.complete else None):
                         deltas = reply.feed(chunk)
                         if reply.done:
                             last = deltas
@@ -76,15 +76,21 @@ class OpenAIModel:
                 finally:
                     response.close()
                 return
-            except UpstreamTrouble as trouble:
-                trouble.request_id = trouble.request_id or reply.request_id
-                given_up = reply.started or attempt > self._retries
-                wait = None if given_up else _wait_before_next(trouble, attempt, deadline)
-                _log_trouble(trouble, name, attempt, wait)
-                if wait is None:
-                    raise trouble.failure(name, self._endpoint.hidden) from trouble
+            except (UpstreamTrouble, *BROKEN) as error:
+                wait = self._wait_after(error, reply, name, attempt, deadline)
             await self._pause(wait)
             attempt += 1
+
+    def _wait_after(self, error: Exception, reply: Reply, model: str, attempt: int, deadline: float | None) -> float:
+        """Seconds until the next attempt. Raises RunFailure if there is to be none."""
+        trouble = error if isinstance(error, UpstreamTrouble) else UpstreamTrouble(type(error).__name__)
+        trouble.request_id = trouble.request_id or reply.request_id
+        given_up = reply.started or attempt > self._retries
+        wait = None if given_up else _wait_before_next(trouble, attempt, deadline)
+        _log_trouble(trouble, model, attempt, wait)
+        if wait is None:
+            raise trouble.failure(model, self._endpoint.hidden) from error
+        return wait
 
     async def models(self) -> list[Json]:
         """The models on offer. Raises `Unavailable` when the upstream gives no list in reasonable time."""
@@ -139,16 +145,6 @@ def _with_object(call: Json) -> Json:
         pass
     wrapped = orjson.dumps({MALFORMED: arguments}).decode()
     return {**call, "function": {**call["function"], "arguments": wrapped}}
-
-
-async def _next_chunk(response: Response, reply: Reply) -> bytes:
-    """What arrived, or nothing at the end. A reply that lacks only its usage may end badly, and must end soon."""
-    try:
-        return await response.read(_TAIL_WAIT if reply.complete else None)
-    except BROKEN as error:
-        if reply.complete:
-            return b""
-        raise UpstreamTrouble(type(error).__name__) from error
 
 
 def _cards(body: bytes) -> list[Json]:
