@@ -101,11 +101,12 @@ class Ground:
         """Start a module of ours, which is told and heard by lines."""
         return self._start([sys.executable, "-m", module, *arguments], ROOT, talks=True)
 
-    def worker(self, *, through: str | None = None, **environment: str) -> Child:
-        """Start a worker of the measured tree, or the file `through` in its place; it is ready."""
-        command = [sys.executable, through] if through else [sys.executable, "-m", "orchestrator.cli", "worker"]
+    def worker(self, *, through: str | None = None, ready: str = "worker_ready", **environment: str) -> Child:
+        """Start a worker of the measured tree, or the file `through` in its place, and wait until it is
+        `ready`, as its log says."""
+        command = [sys.executable, "-P", through] if through else [sys.executable, "-m", "orchestrator.cli", "worker"]
         child = self._start(command, self.stack.options.tree, environment)
-        self._wait_for(child, "worker_ready")
+        self._wait_for(child, ready)
         return child
 
     def _start(

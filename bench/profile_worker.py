@@ -19,6 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what is watched must not import what a benchmark needs
+    from bench.limits_ground import Child, Ground
 
 ROWS = 40
 WARM = 50
@@ -80,24 +84,33 @@ def watched_worker(folder: Path) -> None:
         hub_watch.end()
 
 
-async def _measure(options: argparse.Namespace, found: Path) -> float:
-    from bench import limits, limits_ground, limits_rows
+def _measure(options: argparse.Namespace, found: Path) -> float:
+    from bench import limits_ground
     from bench.report import Options
 
     told = {"PROFILE_TO": str(found), "PYTHONPATH": f"{options.tree.absolute()}:{ROOT}"}
     with limits_ground.running(Options(tree=options.tree.absolute())) as ground:
-        async with limits.opened(ground) as bench:
-            worker = ground.worker(through=__file__, **told, ASSISTANTD_RUN_CONCURRENCY="200")
-            await bench.carried_by_worker(await limits_rows.seed(bench.connection, WARM, options.model))
-            (found / "begin").touch()
-            await bench.carried_by_worker(await limits_rows.seed(bench.connection, WARM, options.model))
-            before = worker.cpu()
-            seeded = await limits_rows.seed(bench.connection, options.runs, options.model)
-            await bench.carried_by_worker(seeded)
-            spent = worker.cpu() - before
-            await asyncio.sleep(1)
-            worker.stop()
-    return float(spent / options.runs)
+        worker = ground.worker(through=__file__, **told, ASSISTANTD_RUN_CONCURRENCY="200")
+        spent = asyncio.run(_carry(ground, worker, options, found))
+        worker.stop()
+    return spent
+
+
+async def _carry(ground: "Ground", worker: "Child", options: argparse.Namespace, found: Path) -> float:
+    """Have runs carried, and return what one cost."""
+    from bench import limits, limits_rows
+
+    async with limits.opened(ground) as bench:
+
+        async def carried(runs: int) -> None:
+            await bench.carried_by_worker(await limits_rows.seed(bench.connection, runs, options.model))
+
+        await carried(WARM)
+        (found / "begin").touch()
+        await carried(WARM)
+        before = worker.cpu()
+        await carried(options.runs)
+        return float((worker.cpu() - before) / options.runs)
 
 
 def _show(found: Path, by: str, rows: int) -> None:
@@ -119,7 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder)
-        spent = asyncio.run(_measure(options, found))
+        spent = _measure(options, found)
         print(f"{options.runs} runs of {options.model}: {spent * 1e6:,.0f} µs CPU a run while watched")
         _show(found, options.by, options.rows)
 
