@@ -20,6 +20,19 @@ def test_a_frame_carries_its_cursor_its_event_and_one_line_of_data() -> None:
     assert frame.cursor == Cursor(3, 1)
 
 
+def test_frames_of_many_texts_are_those_that_are_made_one_by_one() -> None:
+    texts = ["Hello", ' "you"\n', "\u2028 and \x85", "Grüße", "", "\u2029"]
+    single, together = Track("run_1", 3), Track("run_1", 3)
+    made = [
+        single.frame("thread.message.delta", frames.message_delta("msg_1", text, first=place == 0))
+        for place, text in enumerate(texts)
+    ]
+
+    assert [*together.texts("msg_1", texts[:2], first=True), *together.texts("msg_1", texts[2:], first=False)] == made
+    assert all(len(frame.data.decode().splitlines()) == 4 for frame in made)
+    assert orjson.loads(made[2].data.split(b"data: ")[1])["delta"]["content"][0]["text"]["value"] == texts[2]
+
+
 def test_cursors_compare_by_attempt_first() -> None:
     assert Cursor(2, 1) > Cursor(1, 99)
     assert Cursor.parse("2-10") > Cursor.parse(b"2-9")
