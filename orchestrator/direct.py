@@ -17,6 +17,10 @@ import orjson
 
 from orchestrator.foreign import Json
 
+PLANS: Final = {"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off"}
+"""Rows are found by an index, one after the other, however little Postgres knows of the tables when it makes its plan,
+which it then keeps: it would rather collect all messages of a long thread, and sort them, than walk to the last ones.
+"""
 CONNECTIONS: Final = 4
 """Connections of a process beside those of the ORM: statements are short, and batches of them take turns."""
 
@@ -29,7 +33,7 @@ class Direct:
         seconds, and wait at most `queue` seconds for a connection.
         """
         self._url = url
-        self._session = {**session, "jit": "off"}
+        self._session = {**session, **PLANS}
         self._timeout = timeout
         self._queue = queue
         self._pool: Json = None

@@ -1,17 +1,20 @@
 """Takes runs for a worker process: claims them, and reads what their journals begin with.
 
-    queued ───────claim, and read──────────────────────────────────────────────────────▶ journal
+    queued ───────claim, and read, with all that come at the same time─────────────────▶ journal
+      (not so plain)──claim, and read─────────────────────────────────────────────────▶ journal
     left behind ──claim──▶ wait until no claim is under way ──▶ close what is torn, read ──▶ journal
 
 When a worker dies, all its runs come at once, and each has waited already. To claim one takes a statement; to read it,
 and to ask the model, takes ten times as long. So all are claimed before the first of them is read.
 
+Of the runs that are queued, those that are as they should be are claimed and read together (see `arrivals`); for each
+of the others there is a transaction.
+
 A run that is claimed and cannot be read is failed here: whoever claimed it next would find the same.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
@@ -19,13 +22,18 @@ import structlog
 from orchestrator import attempts, closing, db, lifecycle
 from orchestrator.db import Database, Session
 from orchestrator.errors import LeaseLost, RunCancelled
-from orchestrator.execution import past
+from orchestrator.events.frames import Track
+from orchestrator.execution import arriving, past
+from orchestrator.execution.arrivals import Arrivals
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.past import Past
+from orchestrator.foreign import Json
 from orchestrator.patience import Once, Work, patiently
+from orchestrator.plain_lines import PlainLines
 from orchestrator.settings import Settings
 from orchestrator.tables import Run
 from orchestrator.windows import Windows
+from orchestrator.wire import objects
 
 log = structlog.get_logger(__name__)
 
@@ -51,14 +59,55 @@ class Claims:
         self._owner = owner
         self._lease = settings.run_lease
         self._windows = windows
-        self._under_way = 0
+        self._under_way: dict[str, asyncio.Event] = {}
         self._left_behind = 0
+        self._plain = None if database.direct is None else PlainLines(database.direct, database.bounds)
+        self._arrivals: Arrivals | None = None
+        if database.direct is not None:
+            self._arrivals = Arrivals(database, database.direct, owner, self._lease, self._release_row)
 
     async def take(self, run_id: str, attempt: int | None = None) -> Journal | None:
         """The journal of the run, if it waits for a worker, and is at the attempt if that is named. Outlasts a database
         that is away for a moment, and raises what that raised if it is away for long.
         """
+        while (other := self._under_way.get(run_id)) is not None:  # a wake-up that came twice
+            await other.wait()
+        self._under_way[run_id] = done = asyncio.Event()
+        row, taken = None, None
+        try:
+            if self._arrivals is not None and attempt is not None:
+                row = await self._arrivals.take(run_id, attempt, asyncio.get_running_loop().time() + CLAIMING)
+            if row is None:
+                taken = await self._take_alone(run_id, attempt)
+        finally:
+            del self._under_way[run_id]
+            done.set()
+        if row is not None:
+            return await self._receive(row)
+        if taken is None:
+            return None
+        _log_claimed(taken if isinstance(taken, Run) else taken.run)
+        return await self._take_over(taken) if isinstance(taken, Run) else taken
 
+    async def _receive(self, row: Json) -> Journal | None:
+        """The journal of a run that has come with all that it begins with."""
+        run = arriving.run_of(row)
+        track, deadline = Track(run.id, run.attempt), self._deadline(run)
+        self._database.publisher.frame(track.frame("thread.run.in_progress", objects.dump(objects.run(run))))
+        _log_claimed(run)
+        try:
+            page, own = arriving.page_of(row), arriving.own_of(row)
+            context = Past(self._database, run, window := self._windows.of(run.model))
+            if page is not None:
+                context.begun(page)
+                return Journal(self._database, run, track, context, own, window, deadline, self._plain)
+        except Exception:
+            log.exception("run_unreadable", run_id=run.id)
+            await self.end_unread(run, track)
+            return None
+        return await self._read(run, self._begin(run, deadline), track)
+
+    async def _take_alone(self, run_id: str, attempt: int | None) -> Run | Journal | None:
         async def claim(session: Session) -> Run | Journal | None:
             claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
             if claimed is None or claimed.left_behind:
@@ -66,19 +115,13 @@ class Claims:
             return await self._journal(session, claimed.run, self._deadline(claimed.run))
 
         try:
-            with self._claiming():
-                taken = await self._patiently(Once(self._database), claim)
+            return await self._patiently(Once(self._database), claim)
         except Exception as error:
             if db.passes(error):
                 raise
             log.exception("run_unreadable", run_id=run_id)
             await self._fail_unread(run_id, attempt)
             return None
-        if taken is not None:
-            run = taken if isinstance(taken, Run) else taken.run
-            known = {"run_id": run.id, "thread_id": run.thread_id, "attempt": run.attempt}
-            log.info("run_claimed", **known, worker=attempts.worker(), model=run.model)
-        return await self._take_over(taken) if isinstance(taken, Run) else taken
 
     async def _take_over(self, run: Run) -> Journal | None:
         async def recall(session: Session) -> Journal:
@@ -89,18 +132,33 @@ class Claims:
             log.info("run_taken_over", run_id=run.id, attempt=run.attempt, before=before)
             return journal
 
-        self.unread[run.id], deadline = run.attempt, self._deadline(run)
+        deadline = self._deadline(run)
         self._left_behind += 1
+        return await self._read(run, recall, calm=True)
+
+    def _begin(self, run: Run, deadline: float) -> Work[Journal]:
+        async def begin(session: Session) -> Journal:
+            await lifecycle.hold(session, run)
+            return await self._journal(session, run, deadline)
+
+        return begin
+
+    async def _read(
+        self, run: Run, work: Work[Journal], track: Track | None = None, *, calm: bool = False
+    ) -> Journal | None:
+        """Read a run that is claimed, once it is `calm`. Its `track`, if something of the attempt was told."""
+        self.unread[run.id] = run.attempt
         try:
-            await self._all_are_claimed()
-            return await self._patiently(Once(self._database), recall)
+            if calm:
+                await self._all_are_claimed()
+            return await self._patiently(Once(self._database, track), work)
         except (LeaseLost, RunCancelled):
-            await self.end_unread(run)
+            await self.end_unread(run, track)
         except Exception as error:
             if db.passes(error):
                 raise  # nobody renews its lease
             log.exception("run_unreadable", run_id=run.id)
-            await self.end_unread(run)
+            await self.end_unread(run, track)
         except BaseException:  # a shutdown
             await asyncio.shield(self._release(run))
             raise
@@ -116,19 +174,19 @@ class Claims:
     async def _journal(self, session: Session, run: Run, deadline: float) -> Journal:
         context = Past(self._database, run, window := self._windows.of(run.model))
         await context.begin(session)
-        own = await past.own(session, run)
-        return Journal(self._database, run, session.track(run.id, run.attempt), context, own, window, deadline)
+        own, track = await past.own(session, run), session.track(run.id, run.attempt)
+        return Journal(self._database, run, track, context, own, window, deadline, self._plain)
 
     async def _fail_unread(self, run_id: str, attempt: int | None) -> None:
         """The claim was undone because the run could not be read: it is made again, alone."""
         async with self._database.transaction() as session:
             claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
         if claimed is not None:
-            await self.end_unread(claimed.run, session)
+            await self.end_unread(claimed.run, session.track(run_id, claimed.run.attempt))
 
-    async def end_unread(self, run: Run, claimed: Session | None = None) -> None:
+    async def end_unread(self, run: Run, track: Track | None = None) -> None:
         """End a run of which there is no journal: as cancelled, if that was wished, or as one that cannot be read.
-        `claimed` is the transaction whose events come before.
+        `track` is the attempt's, if something of it was told.
         """
 
         async def line(session: Session) -> Run | None:
@@ -138,13 +196,15 @@ class Claims:
                 return await closing.end(session, run, "cancelled", attempt="same")
             return await closing.end(session, run, "failed", attempt="same", last_error=UNREADABLE)
 
-        track = None if claimed is None else claimed.track(run.id, run.attempt)
         try:
             ended = await self._patiently(Once(self._database, track), line)
         except LeaseLost:
             log.warning("run_left", run_id=run.id, reason="LeaseLost")
         else:
             log.info("run_ended", run_id=run.id, status=ended and ended.status)
+
+    async def _release_row(self, row: Json) -> None:
+        await self._release(arriving.run_of(row))
 
     async def _release(self, run: Run) -> None:
         async with self._database.transaction() as session:
@@ -154,14 +214,6 @@ class Claims:
     async def _patiently(self, once: Once, work: Work[T]) -> T:
         until = asyncio.get_running_loop().time() + CLAIMING
         return await patiently(self._database, lambda: once.attempt(work), until=until)
-
-    @contextmanager
-    def _claiming(self) -> Iterator[None]:
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
 
     async def _all_are_claimed(self) -> None:
         """Return when no claim is under way and none of a run that was left behind was made for a moment, or when that
@@ -173,3 +225,8 @@ class Claims:
                 while self._under_way or self._left_behind != known:
                     known = self._left_behind
                     await asyncio.sleep(LULL)
+
+
+def _log_claimed(run: Run) -> None:
+    known = {"run_id": run.id, "thread_id": run.thread_id, "attempt": run.attempt}
+    log.info("run_claimed", **known, worker=attempts.worker(), model=run.model)

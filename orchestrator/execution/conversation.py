@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from orchestrator import tokens
 from orchestrator.foreign import Json
-from orchestrator.tables import Message, Run, RunStep
+from orchestrator.tables import Message, Run, RunStep, records
 
 TORN = "run_failed"
 """The reason of messages that stay out: their run failed, or went on with another attempt, while they were written."""
@@ -56,7 +56,7 @@ def told(history: Iterable[Message | RunStep]) -> list[Said | Called]:
     """What of `history` is told at all."""
     found: list[Said | Called] = []
     for item in history:
-        if isinstance(item, RunStep):
+        if records.is_step(item):
             found.append(Called(item.position, item.run_id, item.step_details))
         elif item.status != "in_progress" and (item.incomplete_details or {}).get("reason") != TORN:
             found.append(Said(item.position, item.run_id, item.role, item.content))

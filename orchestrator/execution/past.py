@@ -11,7 +11,7 @@ What a run has said and done itself is not the past: it is told in any case (`ow
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import structlog
 from sqlalchemy import BigInteger, Integer, Select, bindparam, case, func, or_, select, text
@@ -50,6 +50,21 @@ async def own(session: Session, run: Run) -> list[Message | RunStep]:
     return sorted([*said.scalars(), *done.scalars()], key=lambda item: item.position)
 
 
+class Page(NamedTuple):
+    """The newest messages and calls of a thread, oldest first; the position to which they reach; what they weigh."""
+
+    items: list[Said | Called]
+    covered: int
+    weight: int
+
+
+def ordered(said: list[Said], called: list[Called], reach: int, *, newest: bool = True) -> list[Said | Called]:
+    """What is not beyond the end of the page, oldest first."""
+    items: list[Said | Called] = [*said, *called]
+    items = [item for item in items if (item.position >= reach if newest else item.position <= reach)]
+    return sorted(items, key=lambda item: item.position)
+
+
 class Past:
     """What has been read so far of the thread of `run`. `window` only says how large the first page should be."""
 
@@ -68,6 +83,11 @@ class Past:
     async def begin(self, session: Session) -> None:
         """Read the newest page, within the transaction that claims the run."""
         await self._read_older(session, min(self._first, LARGEST_PAGE))
+
+    def begun(self, page: Page) -> None:
+        """Begin with the newest page, which was read by the statement that claimed the run."""
+        self._weight = page.weight
+        self._take(page.items, page.covered)
 
     @property
     def bound(self) -> int | None:
@@ -116,6 +136,9 @@ class Past:
         except Exception:  # the database may have gone away: what is read again must not count twice
             self._weight = weight
             raise
+        self._take(items, covered)
+
+    def _take(self, items: list[Said | Called], covered: int) -> None:
         self._tail[:0] = units(items)
         self._from, self._head = covered, None
         self._whole = covered == 0
@@ -147,9 +170,7 @@ class Past:
         calls, more = await self._calls(session, newest, reach)
         if more:
             reach = calls[-1].position
-        items: list[Said | Called] = [*messages, *calls]
-        items = [item for item in items if (item.position >= reach if newest else item.position <= reach)]
-        return sorted(items, key=lambda item: item.position), reach
+        return ordered(messages, calls, reach, newest=newest), reach
 
     async def _messages(self, session: Session, newest: bool, limit: int) -> tuple[list[Said], bool]:
         rows, more = await self._weighed(session, _messages(newest), {"before": self._from}, limit)

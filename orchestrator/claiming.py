@@ -1,0 +1,43 @@
+"""Claims many runs in one statement: the same step of their lives as `lifecycle.claim`, for the plain case only.
+
+A run is taken if it is queued, due, at the attempt that its wake-up names, and locked by nobody. All others are left to
+`lifecycle.claim`, which waits for locks, and knows what was left behind. `LIVES` and `DUE` say the same as there: a
+step has one rule, however it is made.
+
+What is repeated because its answer was lost finds the runs that it has taken already: in progress, ours, at the attempt
+after the one that was named. Whoever asks `again` must know that nobody else of this process has claimed them since.
+"""
+
+from typing import Final
+
+from orchestrator.lifecycle import FROM
+from orchestrator.tables import EPOCH, HOLDS_PLACE
+
+CLOCK: Final = str(EPOCH)
+LIVES: Final = f"status IN ({', '.join(repr(status) for status in FROM['in_progress'])})"
+DUE: Final = f"{HOLDS_PLACE.text} AND expires_at > {CLOCK}"
+ASKED: Final = 5
+"""Parameters of the statement: ids and attempts, as arrays; the owner, the seconds of its lease, its worker's name."""
+
+
+def claimed(*, again: bool = False) -> str:
+    """The beginning of a statement, which goes on with a query of `claimed`: the rows of the runs that were taken."""
+    plain = f"attempt = fence AND {LIVES} AND {DUE}"
+    ours = "attempt = fence + 1 AND status = 'in_progress' AND owner = $3"
+    return f"""
+WITH wanted AS (SELECT * FROM unnest($1::text[], $2::int[]) AS w (run_id, fence)),
+free AS MATERIALIZED (
+    SELECT run_id, fence FROM wanted JOIN runs ON runs.id = run_id
+    WHERE {f"({plain}) OR ({ours})" if again else plain}
+    FOR NO KEY UPDATE OF runs SKIP LOCKED
+),
+claimed AS (
+    UPDATE runs SET status = 'in_progress', started_at = {CLOCK}, attempt = fence + 1, owner = $3,
+        lease_until = now() + make_interval(secs => $4)
+    FROM free WHERE runs.id = free.run_id RETURNING runs.*
+),
+opened AS (
+    INSERT INTO run_attempts (run_id, attempt, worker, started_at)
+    SELECT id, attempt, $5::text, now() FROM claimed{" ON CONFLICT DO NOTHING" if again else ""}
+)
+"""  # noqa: S608  # our own words
