@@ -25,7 +25,7 @@ from orchestrator.execution.past import Past
 from orchestrator.execution.reply import Reply
 from orchestrator.foreign import Json
 from orchestrator.model import Delta, Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta
-from orchestrator.tables import Message, Run, RunStep
+from orchestrator.tables import Message, Run, RunStep, records
 from orchestrator.tools import ToolCall
 from orchestrator.wire import objects
 
@@ -303,7 +303,7 @@ class Journal:
 
     def _turns(self) -> list[RunStep]:
         """The run's own turns with tool calls: all that cost anything so far."""
-        return [item for item in self._own if isinstance(item, RunStep)]
+        return [item for item in self._own if records.is_step(item)]
 
     def _used(self) -> Json:
         return objects.usage_sum([step.usage for step in self._turns()])
