@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import document, errors, express
+from api import document, errors, plain
 from api.beta import ASSISTANTS_V2
 from api.context import RequestContext
 from api.express import Express
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.watcher = watcher = Watcher(opened.subscriber)
             follower = Follower(opened.subscriber, outcome_of(opened.database), chosen)
             app.state.streams = streams = Streams(follower, app.state.leaving)
-            app.state.means = express.means(opened, streams, watcher, app.state.leaving)
+            app.state.means = plain.means(opened, streams, watcher, app.state.leaving)
             app.state.gateway = passing_on
             async with background(keep_the_time(opened.database), "timekeeping"):
                 yield

@@ -205,7 +205,7 @@ def _allowed(request: Request) -> str:
 
 
 async def _backend_away(_request: Request, error: Exception) -> Response:
-    return _unavailable(error)
+    return unavailable(error)
 
 
 async def _storage_away(_request: Request, error: StorageError) -> Response:
@@ -214,10 +214,11 @@ async def _storage_away(_request: Request, error: StorageError) -> Response:
 
 
 async def _database_error(_request: Request, error: sql_errors.DBAPIError) -> Response:
-    return _unavailable(error) if db.passes(error) else crashed(error)
+    return unavailable(error) if db.passes(error) else crashed(error)
 
 
-def _unavailable(error: Exception) -> Response:
+def unavailable(error: Exception) -> Response:
+    """Answers and logs that a part of the server is away."""
     log.warning("backend_unavailable", error=f"{type(error).__module__}.{type(error).__qualname__}")
     return client_error(Unavailable(UNAVAILABLE))
 

@@ -7,9 +7,20 @@ each one.
 
 import time
 
+from orchestrator.foreign import Json
 from orchestrator.settings import Settings
 
 HEADER = "openai-poll-after-ms"
+
+
+MOVING = frozenset({"queued", "in_progress", "cancelling"})
+
+
+def advice(run: Json, settings: Settings) -> dict[str, str] | None:
+    """The header for an answer that shows this run (the wire's object); None if it does not move by itself."""
+    if run["status"] not in MOVING:
+        return None
+    return poll_after(max(run["created_at"], run["started_at"] or 0), settings)
 
 
 def poll_after(since: int, settings: Settings) -> dict[str, str]:

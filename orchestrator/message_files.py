@@ -31,6 +31,11 @@ async def check(session: Session, project_id: str, bodies: Sequence[CreateMessag
         _check_image(found[file_id])
 
 
+def named(body: CreateMessage) -> bool:
+    """Whether a message names any file."""
+    return bool(body.attachments) or next(_images(body), None) is not None
+
+
 def _images(body: CreateMessage) -> Iterator[ImageFilePart]:
     for part in body.content if not isinstance(body.content, str) else ():
         if isinstance(part, ImageFilePart):

@@ -1,16 +1,28 @@
-"""Who may speak: projects and their bearer keys. A key is shown once, when it is made; only its hash is kept."""
+"""Who may speak: projects and their bearer keys. A key is shown once, when it is made; only its hash is kept.
+
+`Keys` remembers for some seconds whose key it has seen, by its hash. So a key that is taken away may open the plain
+cases (see `plain`) for TRUSTED seconds more; a new one opens them at once, because what is wrong is not remembered.
+"""
 
 import hashlib
+import time
+from collections import OrderedDict
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from orchestrator.db import Session
+from orchestrator.direct import Direct
 from orchestrator.errors import Unauthenticated
 from orchestrator.tables import ApiKey, Project
 
 DEFAULT = "default"
+TRUSTED: Final = 5.0
+"""Seconds for which a key is believed without asking."""
+REMEMBERED: Final = 10_000
+"""Keys of which that is known, in one process."""
 
 NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -21,15 +33,41 @@ WRONG_KEY = "Incorrect API key provided: {hint}. The operator of this server han
 
 async def authenticate(session: Session, authorization: str | None) -> str:
     """The id of the project whose key the `Authorization` header carries. Raises Unauthenticated."""
-    scheme, _, key = (authorization or "").strip().partition(" ")
-    key = key.strip()
-    if scheme.lower() != "bearer" or not key:
+    key = _presented(authorization)
+    if key is None:
         raise Unauthenticated(NO_KEY)
     found = await session.execute(select(col(ApiKey.project_id)).where(col(ApiKey.hash) == _hash(key)))
     project_id = found.scalar_one_or_none()
     if project_id is None:
         raise Unauthenticated(WRONG_KEY.format(hint=hint(key)), code="invalid_api_key")
     return project_id
+
+
+class Keys:
+    """Whose key a request carries, asked for once in a while. One per process."""
+
+    def __init__(self, direct: Direct) -> None:
+        self._direct = direct
+        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    async def project(self, authorization: str | None) -> str | None:
+        """The id of the project; None if there is no such key."""
+        key = _presented(authorization)
+        if key is None:
+            return None
+        hash_, time_ = _hash(key), time.monotonic()
+        project_id, until = self._known.get(hash_, ("", 0.0))
+        if time_ < until:
+            return project_id
+        rows = await self._direct.fetch("SELECT project_id FROM api_keys WHERE hash = $1", hash_)
+        if not rows:
+            self._known.pop(hash_, None)
+            return None
+        self._known[hash_] = rows[0]["project_id"], time_ + TRUSTED
+        self._known.move_to_end(hash_)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return str(rows[0]["project_id"])
 
 
 async def register(session: Session, key: str, project: str = DEFAULT) -> None:
@@ -52,3 +90,8 @@ def hint(key: str) -> str:
 
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _presented(authorization: str | None) -> str | None:
+    scheme, _, key = (authorization or "").strip().partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None

@@ -25,6 +25,8 @@ OVERRIDES = ("model", "tools", "temperature", "top_p", "reasoning_effort", "resp
 """What a run takes from its assistant unless it says otherwise."""
 OPTIONS = ("truncation_strategy", "tool_choice", "parallel_tool_calls", "max_prompt_tokens", "max_completion_tokens")
 
+SAID = {*OVERRIDES, *OPTIONS, "instructions", "tool_resources"}
+
 
 async def create(
     session: Session, project_id: str, thread_id: str, body: CreateRun, *, lifetime: int, room: int = 32
@@ -113,14 +115,20 @@ def _run(
 
 def _settings(assistant: Assistant, body: CreateRun | CreateThreadAndRun, additional: str | None) -> dict[str, Json]:
     """The columns that say how the run is to be done: a snapshot, later changes of the assistant do not reach it."""
-    given = {name: value for name, value in body.model_dump(exclude_unset=True).items() if value is not None}
+    said = given(body)
     columns = {name: getattr(assistant, name) for name in OVERRIDES}
-    columns |= {name: given[name] for name in (*OVERRIDES, *OPTIONS) if name in given}
-    instructions = given.get("instructions", assistant.instructions)
+    columns |= {name: said[name] for name in (*OVERRIDES, *OPTIONS) if name in said}
+    instructions = said.get("instructions", assistant.instructions)
     columns["instructions"] = "\n\n".join(part for part in (instructions, additional) if part) or instructions
     columns["metadata_"] = body.metadata
-    columns["tool_resources"] = given.get("tool_resources", {})
+    columns["tool_resources"] = said.get("tool_resources", {})
     return columns
+
+
+def given(body: CreateRun | CreateThreadAndRun) -> dict[str, Json]:
+    """What the client has said of how the run is to be done."""
+    said = body.model_dump(include=SAID, exclude_unset=True)
+    return {name: value for name, value in said.items() if value is not None}
 
 
 async def retrieve(

@@ -26,16 +26,20 @@ from orchestrator.wire.requests import (
 async def create(session: Session, project_id: str, body: CreateThread | None) -> Thread:
     """Store a new thread with the messages that it brings along."""
     body = body or CreateThread()
-    thread = Thread(
-        project_id=project_id,
-        metadata_=body.metadata,
-        tool_resources=body.tool_resources.model_dump(exclude_unset=True) if body.tool_resources else {},
-        on_active_run=body.on_active_run or "reject",
-    )
+    thread = Thread(project_id=project_id, **settings(body))
     session.add(thread)
     await session.flush()
     await add_messages(session, thread, body.messages)
     return thread
+
+
+def settings(body: CreateThread) -> dict[str, Json]:
+    """The columns of a new thread that the client decides."""
+    return {
+        "metadata_": body.metadata,
+        "tool_resources": body.tool_resources.model_dump(exclude_unset=True) if body.tool_resources else {},
+        "on_active_run": body.on_active_run or "reject",
+    }
 
 
 async def retrieve(session: Session, project_id: str, thread_id: str, *, lock: bool = False) -> Thread:
@@ -100,10 +104,11 @@ async def add_messages(session: Session, thread: Thread, bodies: Sequence[Create
 async def columns(session: Session, thread: Thread, bodies: Sequence[CreateMessage]) -> list[turns.Columns]:
     """Messages as they are stored, or kept until they may be. Raises InvalidRequest for files that will not do."""
     await message_files.check(session, thread.project_id, bodies)
-    return [_columns(body) for body in bodies]
+    return [message_columns(body) for body in bodies]
 
 
-def _columns(body: CreateMessage) -> turns.Columns:
+def message_columns(body: CreateMessage) -> turns.Columns:
+    """A message as it is stored, whatever files it names."""
     said = body.content
     return {
         "role": body.role,

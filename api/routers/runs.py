@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from api import sse
 from api.dependencies import Departure, Events, OpenResources, ProjectId, Rests, Transaction
 from api.errors import QUEUEING, RESPONSES
-from api.polling import poll_after
+from api.polling import advice
 from api.responses import page, reply
 from api.waiting import while_connected
 from orchestrator import lifecycle, model_names, runs
@@ -170,6 +170,4 @@ async def follow(
 
 def _reply(run: Json, settings: Settings) -> Response:
     """A run; while it moves, with how long to wait before asking for it again."""
-    moving = run["status"] in ("queued", "in_progress", "cancelling")
-    since = max(run["created_at"], run["started_at"] or 0)
-    return reply(run, poll_after(since, settings) if moving else None)
+    return reply(run, advice(run, settings))
