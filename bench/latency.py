@@ -13,7 +13,7 @@ from bench.calls import Job
 from bench.load import Felt, Generator, Load, together
 from bench.report import Options, Row, Table, ms, progress
 from bench.stack import KEY, Stack, running
-from bench.throughput import cpu_per_run, warm_up
+from bench.throughput import warm_up
 
 MODEL = "bench-ideal"
 
@@ -59,15 +59,12 @@ def _level(stack: Stack, generator: Generator, assistant: str, level: Level, opt
     bursts = min(8, max(2, 200 // level.clients))
     load = Load(ours, level.way, level.clients, seconds, rounds=bursts, rate=level.rate, pause=0.05)
     heard: dict[str, list[Felt]] = {"direct": [], "ours": []}
-    with stack.meter() as used, open_streams(generator, ours, level.behind, 2 * rounds * (seconds + 1)) as slow:
+    with open_streams(generator, ours, level.behind, 2 * rounds * (seconds + 1)) as slow:
         for _ in range(rounds):
-            for name, job in (("direct", direct), ("ours", ours)):
-                heard[name] += generator.offer(replace(load, job=job))
+            heard["direct"] += generator.offer(replace(load, job=direct))
+            heard["ours"] += generator.offer(load)
     model, through, behind = together(heard["direct"]), together(heard["ours"]), together(slow)
-    row = _row(level, model, through)
-    if not level.behind:
-        row |= {"stack µs/run": cpu_per_run(used, through)["stack µs/run"]}
-    return row | failures(through, model, behind)
+    return _row(level, model, through) | failures(through, model, behind)
 
 
 def _row(level: Level, model: Felt, through: Felt) -> Row:

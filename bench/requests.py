@@ -64,7 +64,7 @@ def _requests(
             asked = replace(job, call=name, paths=paths.get(name, ()))
             if name == "create_run":  # a thread has one run at a time
                 asked = replace(asked, paths=_fresh(stack, int(2 * RATE * seconds)))
-            rows.append({"open streams": streams, **_request(stack, generator, asked, seconds)})
+            rows.append({"open streams": streams, **_request(stack, generator, asked, seconds, streams)})
     for felt in slow:
         rows[-1] |= failures(felt)
     return rows
@@ -74,12 +74,14 @@ def _fresh(stack: Stack, threads: int) -> tuple[str, ...]:
     return tuple(f"/threads/{stack.ask('POST', '/threads', {})['id']}" for _ in range(threads))
 
 
-def _request(stack: Stack, generator: Generator, job: Job, seconds: float) -> Row:
+def _request(stack: Stack, generator: Generator, job: Job, seconds: float, streams: int) -> Row:
     half = len(job.paths) // 2
     with stack.meter() as used:
         many = generator.offer(Load(_some(job, 0, half), "loop", CLIENTS, seconds, most=_most(job, half)))[0]
+    stack.settle(streams)
     at_rate = Load(_some(job, half, 2 * half), "rate", seconds=seconds, rate=RATE, most=_most(job, half))
     felt = generator.offer(at_rate)[0]
+    stack.settle(streams)
     return {
         "request": job.call,
         "requests/s": round(many.per_second),

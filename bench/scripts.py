@@ -6,7 +6,7 @@
     bench-tools-10-2            10 rounds of 2 function calls at once, then 40 tokens, all without waiting
     bench-tools-10-2-50         the same, each answer after 50 ms
     bench-ideal                 bench-paced-40-50-10: the ideal model of the figures, 450 ms in all
-    bench-2s, bench-30s         40 tokens over 2 and over 30 seconds
+    bench-2s, bench-30s         40 tokens, 2 and 30 seconds in all
 
 The frames are those of the original: a role, the deltas, a finish reason, usage, [DONE]; each a chunk of HTTP.
 """
@@ -24,8 +24,8 @@ FUNCTION = "look_up"
 """The function that tool calls name; an assistant of a bench declares it."""
 ALIASES = {
     "bench-ideal": "bench-paced-40-50-10",
-    "bench-2s": "bench-paced-40-50-50",
-    "bench-30s": "bench-paced-40-750-750",
+    "bench-2s": "bench-paced-40-40-49",
+    "bench-30s": "bench-paced-40-400-740",
 }
 _NAME = re.compile(r"bench-(?:(instant)-(\d+)|(paced)-(\d+)-(\d+)-(\d+)(?:-(\d+))?|(tools)-(\d+)-(\d+)(?:-(\d+))?)")
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from orchestrator.embedded.valkey import Valkey
 KEY: Final = "sk-asst-bench-0123456789abcdef"
 GROUPS: Final = ("api", "worker", "redis", "postgres", "model")
 START_TIMEOUT: Final = 60.0
+MOVING: Final = "select count(*) from runs where status in ('queued', 'in_progress')"
 Probe = Callable[[], bool]
 _SCHEMA = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 _TOOL = {"type": "function", "function": {"name": FUNCTION, "description": "Look a place up.", "parameters": _SCHEMA}}
@@ -82,6 +84,14 @@ class Stack:
     def fetch(self, statement: str, *args: object) -> list[list[object]]:
         """Rows of the database, on a connection of its own."""
         return asyncio.run(_fetch(self.database_url, statement, args))
+
+    def settle(self, moving: int = 0, timeout: float = 60.0) -> None:
+        """Return when at most so many runs are under way. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while int(str(self.fetch(MOVING)[0][0])) > moving:
+            if time.monotonic() > deadline:
+                raise TimeoutError("The stack does not catch up with its runs.")
+            time.sleep(0.2)
 
     @contextmanager
     def meter(self) -> Iterator[dict[str, float]]:

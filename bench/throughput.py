@@ -1,5 +1,6 @@
 """How many runs a second, at a model that answers at once: streamed, polled and waited for, by the whole stack."""
 
+import time
 from collections.abc import Iterator
 
 from bench.background import failures
@@ -24,6 +25,7 @@ def throughput(options: Options) -> Iterator[Table]:
     with running(options) as stack, Generator() as generator:
         assistant = stack.assistant(MODEL)
         warm_up(stack, generator, assistant)
+        yield _idle(stack, seconds)
         rows = []
         for told, call in WAYS.items():
             progress(f"throughput: {told}")
@@ -33,6 +35,16 @@ def throughput(options: Options) -> Iterator[Table]:
             rows.append({"way": told, **runs_per_second(stack, generator, Load(job, clients=clients, seconds=seconds))})
     note = f"{MODEL}, {CLIENTS} clients ({4 * CLIENTS} polling), one worker and one API process, {seconds:.0f} s each"
     yield Table("throughput", "Runs a second at an instant model", rows, note)
+
+
+def _idle(stack: Stack, seconds: float) -> Table:
+    """What the stack uses while nobody wants anything."""
+    progress("throughput: idle")
+    with stack.meter() as used:
+        time.sleep(seconds)
+    row: Row = {f"{group} ms/s": round(used[group] / seconds * 1e3, 1) for group in GROUPS}
+    memory: Row = {f"{group} MB": round(stack.memory(group)) for group in ("api", "worker")}
+    return Table("idle", "CPU while nothing runs, and memory", [row | memory])
 
 
 def warm_up(stack: Stack, generator: Generator, assistant: str) -> None:
