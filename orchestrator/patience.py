@@ -50,6 +50,11 @@ class Once:
         self._track = track
         self._doubt: _Doubt[Json] | None = None
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is not known what has become of a commit."""
+        return self._doubt is not None
+
     async def attempt(self, work: Work[T]) -> T:
         """Try to carry it out; what raises may be tried again with the same `work`, and then happens once.
 

@@ -1,8 +1,8 @@
 """How a run is stopped from outside: at once, for a stated reason, and never in the middle of a journal line."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from orchestrator.errors import RunExpired, RunStopped
 
@@ -39,14 +39,15 @@ class Interrupts:
             if self._task is not None and not self._lines:
                 self._task.cancel()
 
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Keep interruptions waiting while a line is written; whoever wrote it calls `check`."""
+    def deferred(self) -> "Interrupts":
+        """Keep interruptions waiting while a line is written: a context; whoever wrote it calls `check`."""
+        return self
+
+    def __enter__(self) -> None:
         self._lines += 1
-        try:
-            yield
-        finally:
-            self._lines -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._lines -= 1
 
     def check(self) -> None:
         """Raise the reason to stop, if there is one."""

@@ -9,15 +9,16 @@ again (see `lines`): it changes nothing in here that would not stand a repetitio
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
-from orchestrator import closing, lifecycle, turns
+from orchestrator import closing, ids, lifecycle, turns
 from orchestrator.attempts import Leaving
 from orchestrator.db import Database, Session
 from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
-from orchestrator.execution import scribe
+from orchestrator.execution import budget, scribe
 from orchestrator.execution.composition import compose, estimate, question
 from orchestrator.execution.interrupts import Interrupts
 from orchestrator.execution.lines import Lines
@@ -25,17 +26,16 @@ from orchestrator.execution.past import Past
 from orchestrator.execution.reply import Reply
 from orchestrator.foreign import Json
 from orchestrator.model import Delta, Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta
-from orchestrator.tables import Message, Run, RunStep, records
+from orchestrator.plain_lines import PlainLines
+from orchestrator.tables import Message, Run, RunStep
 from orchestrator.tools import ToolCall
 from orchestrator.wire import objects
 
 log = structlog.get_logger(__name__)
 
-TURNS = 200
-"""Turns with tool calls after which a run fails: no loop without an end."""
 HANDING_OVER = 5.0
 """Seconds that giving a run back may wait for the database: whoever does it is about to end."""
-WITHHELD = "The model's answer was withheld by a content filter."
+WITHHELD: Final = "server_error", "The model's answer was withheld by a content filter."
 
 
 class Journal:
@@ -50,6 +50,7 @@ class Journal:
         own: list[Message | RunStep],
         window: int,
         deadline: float,
+        plain: PlainLines | None = None,
     ) -> None:
         self.run = run
         self._deadline = deadline
@@ -60,7 +61,8 @@ class Journal:
         self._window = window
         self._asked: Prompt | None = None
         self._interrupts = Interrupts()
-        self._lines = Lines(database, run, track, self._interrupts, deadline)
+        self._lines = Lines(database, run, track, self._interrupts, deadline, plain)
+        self._plain = self._lines.plain
         self._heard: Reply | None = None
         self._leaving = False
 
@@ -86,17 +88,12 @@ class Journal:
         self._interrupts.check()
         if self._leaving:
             raise HandedOver
-        if len(self._turns()) > TURNS:
-            raise RunFailure("server_error", f"The run was ended after {TURNS} turns with tool calls.")
-        used = self._used()
-        if self.run.max_completion_tokens is not None and used["completion_tokens"] >= self.run.max_completion_tokens:
-            raise OutOfTokens("max_completion_tokens")
-        if self.run.max_prompt_tokens is not None and used["prompt_tokens"] >= self.run.max_prompt_tokens:
-            raise OutOfTokens("max_prompt_tokens")
+        if (spent := budget.spent(self.run, self._own)) is not None:
+            raise spent
 
     def unanswered(self) -> list[ToolCall]:
         """The calls of the last turn that have no output yet."""
-        turns = self._turns()
+        turns = budget.turns(self._own)
         if not turns or turns[-1].status != "in_progress":
             return []
         calls = [call for call in turns[-1].step_details["tool_calls"] if call["function"]["output"] is None]
@@ -108,8 +105,8 @@ class Journal:
         What the messages only name (files) is fetched later, by the model. Interruptions wait meanwhile: pages of the
         thread are read.
         """
-        run, used = self.run, self._used()
-        called = any(turn.step_details["tool_calls"] for turn in self._turns())  # one that was torn has none
+        run, used = self.run, budget.used(self._own)
+        called = any(turn.step_details["tool_calls"] for turn in budget.turns(self._own))  # one that was torn has none
         messages = await self._lines.read(
             lambda: compose(run, self._past, self._own, offers, window=self._window, used=used)
         )
@@ -135,11 +132,8 @@ class Journal:
         if reply.calls:
             log.debug("text_after_calls_dropped")  # the turn's message is closed, and steps follow each other
             return
-        if reply.message is None:
-            opened = await self._lines.write(lambda session: scribe.open_message(session, self.run))
-            reply.message, reply.step = opened
-            self._heard = reply
-        self._tell("thread.message.delta", scribe.hear_text(reply, reply.message, delta))
+        message = reply.message or await self._open_message(reply)
+        self._tell("thread.message.delta", scribe.hear_text(reply, message, delta))
 
     async def call(self, reply: Reply, delta: ToolCallDelta) -> None:
         """Tell a piece of a tool call; the first one closes the turn's message and opens the step of its calls.
@@ -152,8 +146,7 @@ class Journal:
                 log.warning("tool_call_dropped", index=delta.index)
             return
         if not reply.calls:
-            opened = await self._lines.write(lambda session: scribe.open_calls(session, self.run, reply))
-            reply.message, reply.step = opened
+            await self._open_calls(reply)
         if reply.step is not None:
             for data in scribe.hear_call(reply, reply.step, delta):
                 self._tell("thread.run.step.delta", data)
@@ -166,37 +159,49 @@ class Journal:
 
     # -- checkpoints --
 
-    async def ask(self, reply: Reply) -> None:
-        """Write down a turn that ended in tool calls. Raises OutOfTokens or RunFailure if it was cut off in them."""
+    async def _open_message(self, reply: Reply) -> Message:
+        new = ids.new("msg_"), ids.new("step_")
+        plain = self._plain.message(*new) if self._plain else None
+        opened = await self._lines.write(lambda session: scribe.open_message(session, self.run, *new), plain)
+        reply.message, reply.step = opened
+        self._heard = reply
+        return reply.message
+
+    async def _open_calls(self, reply: Reply) -> None:
+        new = ids.new("step_")
+        plain = self._plain.calls(reply, new) if self._plain else None
+        opened = await self._lines.write(lambda session: scribe.open_calls(session, self.run, reply, new), plain)
+        reply.message, reply.step = opened
+
+    async def ask(self, reply: Reply, *, rests: bool = False) -> bool:
+        """Write down a turn that ended in tool calls. If it `rests`, none of them is answered here, and the run may
+        wait for their outputs at once: returns whether it does. Raises OutOfTokens or RunFailure if it was cut off.
+        """
         if (opened := reply.step) is None:
             raise RuntimeError("calls without a step")
-        reason = reply.finished.reason if reply.finished else "stop"
-        whole = reason not in ("length", "content_filter")
-        details = {"type": "tool_calls", "tool_calls": [call.wire() for call in reply.calls] if whole else []}
-        known = {"step_details": details, "usage": objects.usage(reply.usage)}
-        step = await self._lines.write(lambda session: scribe.save_step(session, opened, **known), checkpoint=True)
-        if reply.message is not None:
-            self._own.append(reply.message)
-        self._own.append(step)
+        known, cut = scribe.turn(reply), reply.reason in ("length", "content_filter")
+        rests = rests and not cut and not self._leaving and not budget.spent(self.run, self._own, reply.usage)
+        plain = self._plain.turn(opened, known, rests=rests) if self._plain else None
+        saved = await self._lines.write(
+            lambda session: scribe.save_step(session, opened, **known), plain, checkpoint=True, last=True
+        )
         self._heard = None
-        if reason == "content_filter":
-            raise RunFailure("server_error", WITHHELD)
-        if not whole:
-            raise OutOfTokens("max_completion_tokens")
+        if saved is None:
+            log.info("run_requires_action", calls=len(reply.calls))
+            return True
+        self._own += [saved] if reply.message is None else [reply.message, saved]
+        self._interrupts.check()
+        if cut:
+            raise OutOfTokens("max_completion_tokens") if reply.reason == "length" else RunFailure(*WITHHELD)
+        return False
 
     async def answered(self, call: ToolCall, output: str) -> None:
         """Write down the output of a call; the last one completes the step."""
 
         async def line(session: Session) -> None:
-            step = self._turns()[-1]
-            calls = [scribe.with_output(known, call.id, output) for known in step.step_details["tool_calls"]]
-            details = {"type": "tool_calls", "tool_calls": calls}
-            if all(known["function"]["output"] is not None for known in calls):
-                step = await scribe.complete_step(session, step, step_details=details)
-                scribe.publish_step(session, self.run, "completed", step)
-            else:
-                step = await scribe.save_step(session, step, step_details=details)
-            self._own[self._own.index(self._turns()[-1])] = step
+            step = budget.turns(self._own)[-1]
+            saved = await scribe.save_output(session, self.run, step, call.id, output)
+            self._own[self._own.index(step)] = saved
 
         await self._lines.write(line, checkpoint=True)
 
@@ -204,11 +209,8 @@ class Journal:
 
     async def wait_for(self, calls: list[ToolCall]) -> None:
         """Come to rest until the client submits the outputs of these calls."""
-        asked = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in calls
-        ]
-        action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": asked}}
+        asked = [{"id": call.id, "function": {"name": call.name, "arguments": call.arguments}} for call in calls]
+        action = objects.required_action(asked)
 
         async def line(session: Session) -> None:
             await lifecycle.move(session, self.run, "requires_action", attempt="same", required_action=action)
@@ -222,21 +224,21 @@ class Journal:
 
         A model that said nothing has said an empty text: clients look at the first part of a message.
         """
-        reason = reply.finished.reason if reply.finished else "stop"
         if reply.message is None:
             await self.say(reply, TextDelta(""))
         self._heard = reply
-        if reason == "length":
+        if reply.reason == "length":
             return await self._end("incomplete", incomplete_details={"reason": "max_completion_tokens"})
-        if reason == "content_filter":
-            error = {"code": "server_error", "message": WITHHELD}
+        if reply.reason == "content_filter":
+            error = dict(zip(("code", "message"), WITHHELD, strict=True))
             return await self._end("failed", reason="content_filter", last_error=error)
 
         async def line(session: Session) -> None:
             await scribe.complete_message(session, self.run, reply, reply.usage)
             await closing.end(session, self.run, "completed", attempt="same")
 
-        await self._lines.write(line, last=True, ending=True)
+        plain = self._plain.completion(reply, self._own) if self._plain else None
+        await self._lines.write(line, plain, last=True, ending=True)
         log.info("run_completed", tokens=reply.usage.total_tokens)
         return None
 
@@ -263,8 +265,7 @@ class Journal:
 
         async def line(session: Session) -> None:
             await lifecycle.hold(session, self.run)
-            if self._heard is not None:
-                await scribe.save_unfinished(session, self._heard)
+            await scribe.save_unfinished(session, self._heard)
             await closing.close_torn(session, self.run, closing.LEFT)
             await lifecycle.release(session, self.run, why, detail)
 
@@ -279,13 +280,15 @@ class Journal:
 
     async def _end(self, ending: lifecycle.Ending, *, reason: str | None = None, **values: Json) -> None:
         async def line(session: Session) -> Run | None:
+            final, more = ending, {"reason": reason, **values}
             try:
                 await lifecycle.hold(session, self.run, ending=True)
             except RunCancelled:  # the client's wish goes before any other ending
-                return await self._closed(session, "cancelled")
+                final, more = "cancelled", {}
             except LeaseLost:
                 return None
-            return await self._closed(session, ending, reason=reason, **values)
+            await scribe.save_unfinished(session, self._heard)
+            return await closing.end(session, self.run, final, attempt="same", **more)
 
         ended = await self._lines.close(line)
         if ended is None:
@@ -293,17 +296,5 @@ class Journal:
         else:
             log.info("run_ended", status=ended.status)
 
-    async def _closed(self, session: Session, ending: lifecycle.Ending, **values: Json) -> Run | None:
-        if self._heard is not None:
-            await scribe.save_unfinished(session, self._heard)
-        return await closing.end(session, self.run, ending, attempt="same", **values)
-
     def _tell(self, event: str, data: bytes) -> None:
         self._publisher.frame(self._track.frame(event, data))
-
-    def _turns(self) -> list[RunStep]:
-        """The run's own turns with tool calls: all that cost anything so far."""
-        return [item for item in self._own if records.is_step(item)]
-
-    def _used(self) -> Json:
-        return objects.usage_sum([step.usage for step in self._turns()])

@@ -34,18 +34,24 @@ async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
                 if calls := journal.unanswered():
                     if waiting := await answer(journal, tools, calls):
                         return await journal.wait_for(waiting)
-                else:
-                    prompt = await journal.prompt(tools.offers())
-                    reply = await listen(journal, model.stream(prompt))
-                    if not reply.calls:
-                        return await journal.finish(reply)
-                    await journal.ask(reply)
+                elif await turn(journal, model, tools):
+                    return None
     except RunStopped as why:
         await journal.stop(why)
     except RunFailure as failure:
         await journal.fail(failure)
     except Exception as error:
         await journal.fail(_unforeseen(error))
+
+
+async def turn(journal: Journal, model: Model, tools: Toolbox) -> bool:
+    """Ask the model, and write down what it says; returns whether the run is at rest then."""
+    prompt = await journal.prompt(tools.offers())
+    reply = await listen(journal, model.stream(prompt))
+    if reply.calls:
+        return await journal.ask(reply, rests=tools.leaves([call.name for call in reply.calls]))
+    await journal.finish(reply)
+    return True
 
 
 async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> list[ToolCall]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from orchestrator.foreign import Json
-from orchestrator.model import Finished, Usage
+from orchestrator.model import Finished, FinishReason, Usage
 from orchestrator.tables import Message, RunStep
 from orchestrator.wire import objects
 
@@ -37,6 +37,11 @@ class Reply:
         """The message's content parts so far, in the order in which clients were told of them: text, then refusal."""
         parts: list[Json] = [objects.text_part("".join(self.text))] if self.text else []
         return [*parts, {"type": "refusal", "refusal": "".join(self.refusal)}] if self.refusal else parts
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it has ended."""
+        return self.finished.reason if self.finished else "stop"
 
     @property
     def usage(self) -> Usage:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from sqlalchemy import update
 from sqlmodel import col
 
+from orchestrator import ids
 from orchestrator.closing import expiry
 from orchestrator.db import Session
 from orchestrator.events import frames
@@ -20,6 +21,7 @@ from orchestrator.execution.reply import OpenCall, Reply
 from orchestrator.foreign import Json
 from orchestrator.model import Delta, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from orchestrator.tables import Message, Run, RunStep, now
+from orchestrator.tables.records import changed
 from orchestrator.wire import objects
 
 Opened: TypeAlias = tuple[Message, RunStep]
@@ -36,12 +38,17 @@ def publish_step(session: Session, run: Run, event: str, step: RunStep) -> None:
     session.publish(run.id, run.attempt, f"thread.run.step.{event}", objects.dump(objects.run_step(step, expiry(run))))
 
 
-async def open_message(session: Session, run: Run) -> Opened:
-    """Open a reply's message and its step."""
+async def open_message(session: Session, run: Run, message_id: str | None = None, step_id: str | None = None) -> Opened:
+    """Open a reply's message and its step, under these ids if they are given."""
     message = Message(
-        thread_id=run.thread_id, assistant_id=run.assistant_id, run_id=run.id, role="assistant", status="in_progress"
+        id=message_id or ids.new("msg_"),
+        thread_id=run.thread_id,
+        assistant_id=run.assistant_id,
+        run_id=run.id,
+        role="assistant",
+        status="in_progress",
     )
-    step = _step(run, "message_creation", {"message_id": message.id})
+    step = _step(run, step_id, "message_creation", {"message_id": message.id})
     session.add_all([message, step])
     await session.flush()
     for event in ("created", "in_progress"):
@@ -51,7 +58,9 @@ async def open_message(session: Session, run: Run) -> Opened:
     return message, step
 
 
-async def open_calls(session: Session, run: Run, reply: Reply) -> tuple[Message | None, RunStep]:
+async def open_calls(
+    session: Session, run: Run, reply: Reply, step_id: str | None = None
+) -> tuple[Message | None, RunStep]:
     """Open the step of the reply's tool calls; a message that came before them is complete.
 
     What a turn costs is known once, at its end: the calls' step carries it all, the message's step nothing.
@@ -59,12 +68,18 @@ async def open_calls(session: Session, run: Run, reply: Reply) -> tuple[Message 
     message = reply.message
     if message is not None:
         message, _ = await complete_message(session, run, reply, Usage())
-    step = _step(run, "tool_calls", [])
+    step = _step(run, step_id, "tool_calls", [])
     session.add(step)
     await session.flush()
     for event in ("created", "in_progress"):
         publish_step(session, run, event, step)
     return message, step
+
+
+def turn(reply: Reply) -> dict[str, Json]:
+    """What is known of the step of a turn that ended in calls. Those that were cut off are nobody's to answer."""
+    calls = [] if reply.reason in ("length", "content_filter") else [call.wire() for call in reply.calls]
+    return {"step_details": {"type": "tool_calls", "tool_calls": calls}, "usage": objects.usage(reply.usage)}
 
 
 async def complete_message(session: Session, run: Run, reply: Reply, usage: Usage) -> Opened:
@@ -83,11 +98,24 @@ async def save_message(session: Session, message: Message, content: list[Json], 
     values["content"] = content
     query = update(Message).where(col(Message.id) == message.id).values(values).returning(Message)
     stored = (await session.execute(query, execution_options=FRESH)).scalar_one_or_none()
-    return message.sqlmodel_update(values) if stored is None else stored
+    return changed(message, **values) if stored is None else stored
 
 
-async def save_unfinished(session: Session, reply: Reply) -> None:
-    """Store what was heard of a reply whose run ends here, and what it cost if that is known."""
+async def save_output(session: Session, run: Run, step: RunStep, call_id: str, output: str) -> RunStep:
+    """Store the output of a call of the step; the last one completes it."""
+    calls = [_with_output(known, call_id, output) for known in step.step_details["tool_calls"]]
+    details = {"type": "tool_calls", "tool_calls": calls}
+    if any(known["function"]["output"] is None for known in calls):
+        return await save_step(session, step, step_details=details)
+    step = await complete_step(session, step, step_details=details)
+    publish_step(session, run, "completed", step)
+    return step
+
+
+async def save_unfinished(session: Session, reply: Reply | None) -> None:
+    """Store what was heard of a reply, if any was, whose run ends here, and what it cost if that is known."""
+    if reply is None:
+        return
     if reply.message is not None:
         await save_message(session, reply.message, reply.content())
     if reply.step is not None and reply.finished is not None:
@@ -139,15 +167,16 @@ def hear_call(reply: Reply, step: RunStep, delta: ToolCallDelta) -> list[bytes]:
     return [frames.step_delta(step.id, call) for call in told]
 
 
-def with_output(call: Json, call_id: str, output: str) -> Json:
+def _with_output(call: Json, call_id: str, output: str) -> Json:
     """A call as it was written down, with its output if that is it."""
     if call["id"] != call_id:
         return call
     return {**call, "function": {**call["function"], "output": output}}
 
 
-def _step(run: Run, kind: str, details: Json) -> RunStep:
+def _step(run: Run, step_id: str | None, kind: str, details: Json) -> RunStep:
     return RunStep(
+        id=step_id or ids.new("step_"),
         run_id=run.id,
         thread_id=run.thread_id,
         assistant_id=run.assistant_id,

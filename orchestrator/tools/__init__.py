@@ -33,6 +33,8 @@ class Tool(Protocol):
     """One tool of a run."""
 
     name: str
+    clients: bool
+    """Whether all its calls are left to the client."""
 
     def offer(self) -> Json:
         """What the model is told of it: an entry of `tools` in a chat completion."""
@@ -53,6 +55,10 @@ class Toolbox:
     def offers(self) -> list[Json]:
         """Every tool as the model is told of it."""
         return [tool.offer() for tool in self._tools.values()]
+
+    def leaves(self, names: list[str]) -> bool:
+        """Whether calls of these tools are all left to the client."""
+        return all(name in self._tools and self._tools[name].clients for name in names)
 
     async def answer(self, call: ToolCall) -> str | None:
         """The output of a call, or None if the client has to give it. What fails tells the model so.

@@ -7,6 +7,8 @@ from orchestrator.tools import ToolCall
 class Function:
     """A function tool of an assistant or a run, in the wire's shape `{"type": "function", "function": {…}}`."""
 
+    clients = True
+
     def __init__(self, definition: Json) -> None:
         self.name: str = definition["function"]["name"]
         self._definition = definition

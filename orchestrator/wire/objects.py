@@ -202,6 +202,16 @@ def usage_sum(parts: Sequence[WireObject | None]) -> WireObject:
     return usage(total)
 
 
+def required_action(calls: Sequence[WireObject]) -> WireObject:
+    """The `required_action` of a run that waits for the outputs of these calls of its step."""
+    asked = [{"id": call["id"], "type": "function", "function": _unanswered(call["function"])} for call in calls]
+    return {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": asked}}
+
+
+def _unanswered(function: WireObject) -> WireObject:
+    return {"name": function["name"], "arguments": function["arguments"]}
+
+
 def text_part(value: str) -> WireObject:
     """A text content part without annotations."""
     return {"type": "text", "text": {"value": value, "annotations": []}}
