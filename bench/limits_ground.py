@@ -20,6 +20,12 @@ MANY = str(10**6)
 TWIN = "CREATE DATABASE limit_ TEMPLATE assistantd"
 
 
+def cpu_of(pid: int | None) -> float:
+    """CPU seconds of all threads of a process so far, to the nanosecond."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
 class Child:
     """A process of a benchmark. What it costs is read from the kernel, so it need not measure itself."""
 
@@ -33,9 +39,8 @@ class Child:
         return self.process.pid
 
     def cpu(self) -> float:
-        """CPU seconds of all its threads so far, to the nanosecond where the kernel counts so."""
-        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+        """CPU seconds of all its threads so far."""
+        return cpu_of(self.pid)
 
     def memory(self, *, peak: bool = False) -> float:
         """Megabytes that it holds, or has held at most."""

@@ -76,6 +76,44 @@ async def connect(url: str) -> Resp:
     return resp
 
 
+class Ears(asyncio.Protocol):
+    """A connection that only listens. `heard(kind, channel, data)` is told of every message, and of subscriptions."""
+
+    def __init__(self, heard: Callable[[bytes, bytes, bytes], None]) -> None:
+        self._reader = hiredis.Reader()
+        self._heard = heard
+        self.transport: Any = None
+
+    @classmethod
+    async def opened(cls, url: str, heard: Callable[[bytes, bytes, bytes], None]) -> "Ears":
+        """Connect."""
+        parts = urlsplit(url)
+        loop = asyncio.get_running_loop()
+        _, ears = await loop.create_connection(lambda: cls(heard), parts.hostname or "", parts.port or 6379)
+        if parts.password:
+            ears.transport.write(pack(("AUTH", parts.password)))
+        return ears
+
+    def subscribe(self, channel: str) -> None:
+        """Listen to a channel."""
+        self.transport.write(pack(("SUBSCRIBE", channel)))
+
+    def unsubscribe(self, channel: str) -> None:
+        """Listen to it no more."""
+        self.transport.write(pack(("UNSUBSCRIBE", channel)))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio's."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio's."""
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            if isinstance(reply, list):
+                self._heard(*reply)
+
+
 class Frames:
     """The frames of all runs of a process, sent together once a window. With `keep=False` they are published only."""
 
