@@ -58,50 +58,52 @@ class Follower:
         Whoever listens from a run's rest on names the step that was `answered`: what was before is no news.
         """
         listener = Listener(after, answered, self._silence)
-        while not listener.ended:
-            try:
-                async with self._subscriber.listening(stream_key(run_id), listener.hear):
-                    async for batch in self._listen(run_id, listener):
-                        yield batch
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("stream_interrupted", run_id=run_id, error=repr(error))
-                yield PING
-                if closing := await self._outcome(run_id, listener.heard, True):
-                    yield closing
+        try:
+            while True:
+                try:
+                    async with self._subscriber.listening(stream_key(run_id), listener.hear):
+                        async for batch in self._listen(run_id, listener):
+                            yield batch
                     return
-                await asyncio.sleep(AWAY)
+                except (RedisError, OSError, TimeoutError) as error:
+                    log.warning("stream_interrupted", run_id=run_id, error=repr(error))
+                    yield PING
+                    if closing := await self._outcome(run_id, listener.heard, True):
+                        yield closing
+                        return
+                    await asyncio.sleep(AWAY)
+        finally:
+            listener.close()
 
     async def _listen(self, run_id: str, listener: Listener) -> AsyncGenerator[bytes, None]:
+        """Listen until the run is at rest, which ends it. Raises RedisError, OSError or TimeoutError."""
+        closing: bytes | None = None
         while not listener.ended:
-            told = False
-            async for batch in self._stored(run_id, listener):
-                told = True
-                yield batch
-            if not told and (closing := await self._closing(run_id, listener)):
-                await asyncio.sleep(ON_ITS_WAY)
-                async for batch in self._stored(run_id, listener):  # it may have been told while Postgres was asked
+            listener.forget()
+            told, since = False, str(listener.cursor)
+            while since:
+                fresh, since = await self._page(run_id, listener, since)
+                if fresh:
                     told = True
-                    yield batch
-                if not told:
-                    listener.ended = True
-                    yield closing
-                continue
-            if not (listener.ended or (told and listener.at_rest)):  # at rest behind a hole: the rest is looked for
-                async for batch in listener.live():
+                    yield fresh
+            if not told and closing:
+                yield closing
+                return
+            closing = None if told else await self._closing(run_id, listener)
+            if closing:
+                await asyncio.sleep(ON_ITS_WAY)  # it may have been told while Postgres was asked
+            elif not (told and listener.at_rest):  # at rest behind a hole: the rest is looked for
+                while batch := await listener.next():
                     yield batch
 
-    async def _stored(self, run_id: str, listener: Listener) -> AsyncGenerator[bytes, None]:
-        listener.forget()
-        key = stream_key(run_id)
-        since = f"({listener.cursor}"
-        while True:
-            page: Json = await self._subscriber.read("XRANGE", key, since, "+", "COUNT", PAGE)
-            if page and (fresh := b"".join([listener.fresh(fields[1]) for _, fields in page])):
-                yield fresh
-            if len(page) < PAGE:
-                listener.ended = listener.at_rest and not listener.heard.hole
-                return
-            since = f"({page[-1][0].decode()}"
+    async def _page(self, run_id: str, listener: Listener, since: str) -> tuple[bytes, str]:
+        """What is new of the next entries of the stream, and the id of the last one if there may be more."""
+        page: Json = await self._subscriber.read("XRANGE", stream_key(run_id), f"({since}", "+", "COUNT", PAGE)
+        fresh = b"".join([listener.fresh(fields[1]) for _, fields in page])
+        if len(page) == PAGE:
+            return fresh, page[-1][0].decode()
+        listener.ended = listener.at_rest and not listener.heard.hole
+        return fresh, ""
 
     async def _closing(self, run_id: str, listener: Listener) -> bytes | None:
         """The closing frames for a listener that the stream has nothing more to tell."""

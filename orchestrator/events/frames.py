@@ -138,9 +138,14 @@ def error_frame(message: str, *, type_: str = "server_error", code: str | None =
     return b"event: error\ndata: %s\n\n" % orjson.dumps({"error": error, **error})
 
 
+def pieces(frames: bytes) -> list[bytes]:
+    """The single frames of a batch."""
+    return [frame + b"\n\n" for frame in frames.split(b"\n\n") if frame]
+
+
 def split(frames: bytes) -> list[tuple[Cursor, bytes]]:
     """The single frames of a batch with their cursors."""
-    return [(_id_of(frame), frame + b"\n\n") for frame in frames.split(b"\n\n") if frame]
+    return [(_id_of(frame), frame) for frame in pieces(frames)]
 
 
 def first_cursor(frames: bytes) -> Cursor:
@@ -167,4 +172,5 @@ def rests(frames: bytes) -> bool:
 
 
 def _id_of(frame: bytes) -> Cursor:
-    return Cursor.parse(frame[len(b"id: ") : frame.index(b"\n")])
+    attempt, _, seq = frame[len(b"id: ") : frame.index(b"\n")].partition(b"-")
+    return Cursor(int(attempt), int(seq))

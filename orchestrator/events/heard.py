@@ -92,12 +92,12 @@ class Heard:
         """
         if self.hole:
             if frames.last_event(batch) in ENDS:
-                self.end = frames.split(batch)[-1][1]
+                self.end = frames.pieces(batch)[-1]
             return b""
         if MARKS.search(batch) is None and not frames.rests(batch):
             self.add(batch)
             return batch
-        return b"".join(frame for _, frame in frames.split(batch) if self._note(frame))
+        return b"".join([frame for frame in frames.pieces(batch) if self._note(frame)])
 
     def add(self, deltas: bytes) -> None:
         """Note deltas that were relayed."""

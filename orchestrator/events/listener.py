@@ -6,7 +6,6 @@ holds deltas only takes a short way, anything else is looked at frame by frame.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
 
 from orchestrator.events import frames
 from orchestrator.events.frames import Cursor
@@ -16,11 +15,13 @@ PING = b": ping\n"
 """A comment, without an empty line: after an `id:`, official clients would take that for an event without data."""
 BUFFER = 1000
 """Messages that wait for a slow listener before it has to read the stream again."""
+TOGETHER = 64 * 1024
+"""Bytes of deltas that are relayed at once, at most, where several messages wait."""
 DELTA = b"\nevent: thread.message.delta\n"
 
 
 class Listener:
-    """`hear` is given each message; `live` is read by whoever relays them, as fast or slowly as it can.
+    """`hear` is given each message; `next` is asked by whoever relays them, as fast or slowly as it can.
 
     `cursor` is the place of the last frame that was heard, `at_rest` whether the run stood still with it, `ended`
     whether there is nothing more to be heard.
@@ -38,6 +39,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bool] | None = None
         self._heard_at = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     def hear(self, batch: bytes | None) -> None:
         """Take a message; None, or one too many, means that the stream must be read again."""
@@ -57,12 +59,12 @@ class Listener:
 
         The batch comes from the stream, or follows the cursor: what is missing before it is lost.
         """
-        last = frames.last_cursor(batch)
+        first, last = frames.first_cursor(batch), frames.last_cursor(batch)
         if last <= self.cursor:
             return b""
-        if self._gap(batch):
+        if self._misses(first):
             self.heard.hole = True
-        if frames.first_cursor(batch) <= self.cursor:
+        if first <= self.cursor:
             batch = b"".join(frame for cursor, frame in frames.split(batch) if cursor > self.cursor)
         if last.attempt != self.cursor.attempt:
             self.heard.next_attempt(self._last)
@@ -71,36 +73,48 @@ class Listener:
         self.at_rest = self._last in frames.RESTING
         return self.heard.follow(batch)
 
-    async def live(self) -> AsyncGenerator[bytes, None]:
-        """Yield what is heard until the run is at rest, something is missing, or nothing came for `silence` seconds."""
-        self._heard_at = self._loop.time()
-        self._alarm = self._loop.call_later(self._silence, self._look)
-        try:
-            while not self._lost:
-                if self._waiting:
-                    batch = self._waiting.popleft()
-                    if self._takes(batch):
-                        yield batch
-                        continue
-                    if self._gap(batch):
-                        return
-                    if fresh := self.fresh(batch):
-                        yield fresh
-                    if self.at_rest:
-                        self.ended = not self.heard.hole
-                        return
-                elif await self._silent():
-                    yield PING
-                    return
-        finally:
+    async def next(self) -> bytes:
+        """What is heard next, or a comment if nothing comes for `silence` seconds; b"" if there is nothing more to be
+        heard, or something is missing: then the stream is to be read again.
+        """
+        while not (self._lost or self.ended):
+            if not self._waiting:
+                if await self._silent():
+                    self._lost = True
+                    return PING
+            elif self._takes(self._waiting[0]):
+                return self._deltas()
+            else:
+                batch = self._waiting.popleft()
+                if self._misses(frames.first_cursor(batch)):
+                    break
+                fresh = self.fresh(batch)
+                if self.at_rest:
+                    self.ended = not self.heard.hole
+                    self._lost = not self.ended
+                if fresh:
+                    return fresh
+        return b""
+
+    def close(self) -> None:
+        """Let go of the clock."""
+        if self._alarm is not None:
             self._alarm.cancel()
+
+    def _deltas(self) -> bytes:
+        """The batch that was taken, and those that follow it as simply: a busy process sends them together."""
+        taken = self._waiting.popleft()
+        while self._waiting and len(taken) < TOGETHER and self._takes(self._waiting[0]):
+            taken += self._waiting.popleft()
+        return taken
 
     async def _silent(self) -> bool:
         """Wait for more; whether nothing came for so long that it must be asked why."""
-        self._waiter = self._loop.create_future()
-        silent = await self._waiter
         self._heard_at = self._loop.time()
-        return silent
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(self._silence, self._look)
+        self._waiter = self._loop.create_future()
+        return await self._waiter
 
     def _takes(self, batch: bytes) -> bool:
         """Whether a batch is what comes next, and deltas of a message only: then it is heard, and relayed as it is."""
@@ -117,8 +131,8 @@ class Listener:
         self.heard.add(batch)
         return True
 
-    def _gap(self, batch: bytes) -> bool:
-        first = frames.first_cursor(batch)
+    def _misses(self, first: Cursor) -> bool:
+        """Whether something is missing before a frame."""
         if first.attempt == self.cursor.attempt:
             return first.seq > self.cursor.seq + 1
         return first.attempt > self.cursor.attempt and first.seq > 1

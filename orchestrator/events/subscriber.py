@@ -11,13 +11,14 @@ that come back at once may ask for a lot.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import hiredis
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
+from typing_extensions import override
 
 from orchestrator.background import background
 from orchestrator.events.line import Line, Push, Shared, pack
@@ -41,13 +42,14 @@ class _Channel:
         self.name = name
         self.callbacks: tuple[Callback, ...] = ()
         self.confirmed = False
-        self.waiting: set[asyncio.Future[None]] = set()
+        self.waiting: list[asyncio.Future[None]] = []
 
     def confirm(self) -> None:
         self.confirmed = True
         for waiter in self.waiting:
             if not waiter.done():
                 waiter.set_result(None)
+        self.waiting.clear()
 
 
 class Subscriber:
@@ -78,43 +80,42 @@ class Subscriber:
             raise ResponseError(str(answer))
         return answer
 
-    @asynccontextmanager
-    async def listening(self, channel: str, callback: Callback, *, at_once: bool = True) -> AsyncIterator[None]:
+    def listening(self, channel: str, callback: Callback, *, at_once: bool = True) -> AbstractAsyncContextManager[None]:
         """Call `callback` for each message of `channel` while the block runs; nothing is missed from its first line on.
 
         Raises TimeoutError if Redis does not confirm the subscription in time, or ConnectionError if it is away; unless
         it need not be `at_once`: then callbacks come once Redis is there.
         """
+        return _Listening(self, channel, callback, at_once)
+
+    def _add(self, channel: str, callback: Callback) -> _Channel:
         name = channel.encode()
         entry = self._channels.get(name)
         if entry is None:
             entry = self._channels[name] = _Channel(channel)
             self._say("SUBSCRIBE", name)
         entry.callbacks = (*entry.callbacks, callback)
-        try:
-            if at_once and not entry.confirmed:
-                await self._confirmation(entry)
-            yield
-        finally:
-            listeners = list(entry.callbacks)
-            listeners.remove(callback)
-            entry.callbacks = tuple(listeners)
-            if not listeners:
-                del self._channels[name]
-                self._say("UNSUBSCRIBE", name)
+        return entry
+
+    def _remove(self, entry: _Channel, callback: Callback) -> None:
+        listeners = list(entry.callbacks)
+        listeners.remove(callback)
+        entry.callbacks = tuple(listeners)
+        if not listeners:
+            del self._channels[entry.name.encode()]
+            self._say("UNSUBSCRIBE", entry.name)
 
     async def _confirmation(self, entry: _Channel) -> None:
         if self._away:
             raise ConnectionError("Redis is away")
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        entry.waiting.add(waiter)
+        entry.waiting.append(waiter)
         patience = loop.call_later(self._timeout, _give_up, waiter)
         try:
             await waiter
         finally:
             patience.cancel()
-            entry.waiting.discard(waiter)
 
     def _say(self, *command: str | bytes) -> None:
         if self._line is not None:  # otherwise the next one begins with all channels there are
@@ -170,6 +171,29 @@ class Subscriber:
                 callback(message)
             except Exception as error:  # one listener's trouble is not the others'
                 log.error("callback_failed", channel=entry.name, error=repr(error))
+
+
+class _Listening(AbstractAsyncContextManager[None]):
+    """See `Subscriber.listening`. (A generator for each stream would cost more than all else that is done here.)"""
+
+    def __init__(self, subscriber: Subscriber, channel: str, callback: Callback, at_once: bool) -> None:
+        self._subscriber = subscriber
+        self._what = (channel, callback)
+        self._at_once = at_once
+
+    @override
+    async def __aenter__(self) -> None:
+        self._entry = self._subscriber._add(*self._what)
+        if self._at_once and not self._entry.confirmed:
+            try:
+                await self._subscriber._confirmation(self._entry)
+            except BaseException:
+                self._subscriber._remove(self._entry, self._what[1])
+                raise
+
+    @override
+    async def __aexit__(self, *_error: object) -> None:
+        self._subscriber._remove(self._entry, self._what[1])
 
 
 def _give_up(waiter: "asyncio.Future[None]") -> None:
