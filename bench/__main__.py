@@ -1,19 +1,35 @@
 """`python -m bench <scenario>…`: measure, print tables, append to a JSON file. `all` is every scenario, one by one."""
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
+from bench.celery_costs import celery_costs
+from bench.compare import compare
 from bench.latency import latency
 from bench.limits import at_once, limits
+from bench.limits_tokens import tokens
 from bench.report import RESULTS, ROOT, Options, Scenario, append, show
+from bench.requests import requests
+from bench.scaling import scaling
+from bench.stalled import stalled
 from bench.throughput import throughput
+from bench.tool_rounds import tool_rounds
 from orchestrator.open_files import allow_many
 
 SCENARIOS: dict[str, Scenario] = {
     "latency": latency,
     "throughput": throughput,
+    "requests": requests,
+    "tool_rounds": tool_rounds,
+    "scaling": scaling,
+    "stalled": stalled,
+    "compare": compare,
     "limits": limits,
     "at-once": at_once,
+    "celery": celery_costs,
+    "tokens": tokens,
 }
 """By name, in the order of `all`."""
 
@@ -22,6 +38,7 @@ def main() -> None:
     """Run what was asked for."""
     options, names = _options()
     allow_many()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started ends, and folders go
     for name in names:
         for table in SCENARIOS[name](options):
             show(table)
@@ -39,6 +56,7 @@ def _options() -> tuple[Options, list[str]]:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to try it, not to quote it")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file to append to")
     parser.add_argument("--tree", type=Path, default=ROOT, help="measure the processes of this source tree")
+    parser.add_argument("--against", type=Path, help="a source tree that `compare` measures beside it, in turns")
     parser.add_argument("--synchronous-commit", choices=["on", "off"], default="on", help="of Postgres")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the processes")
     given = parser.parse_args()
@@ -46,6 +64,7 @@ def _options() -> tuple[Options, list[str]]:
         quick=given.quick,
         results=given.results,
         tree=given.tree.absolute(),
+        against=given.against and given.against.absolute(),
         synchronous_commit=given.synchronous_commit == "on",
         environment=dict(_pair(text) for text in given.set),
     )

@@ -27,11 +27,15 @@ Row = dict[str, Value]
 
 @dataclass(frozen=True)
 class Options:
-    """How a scenario is run. `tree` is the source tree whose processes are measured: another commit's, to compare."""
+    """How a scenario is run. `tree` is the source tree whose processes are measured: another commit's, to compare.
+
+    `against` is a second one that `compare` measures beside it.
+    """
 
     quick: bool = False
     results: Path = RESULTS
     tree: Path = ROOT
+    against: Path | None = None
     synchronous_commit: bool = True
     environment: dict[str, str] = field(default_factory=dict)
 
