@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from orchestrator import openai_model
 from orchestrator.errors import SORRY, RunFailure, Unavailable
+from orchestrator.http_stream import Target
 from orchestrator.model import Delta, Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from orchestrator.openai_http import proxy_for
 from orchestrator.openai_model import OpenAIModel
@@ -27,6 +28,13 @@ HELLO = Reply.text("Hello you")
 def settings(base_url: str | None, **more: Any) -> Settings:
     given = {"DATABASE_URL": "postgresql://x", "REDIS_URL": "redis://x", "UPSTREAM_BASE_URL": base_url}
     return Settings.model_validate({**given, "UPSTREAM_API_KEY": KEY, **more})
+
+
+@pytest.fixture(autouse=True, params=["lean", "aiohttp"])
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever HTTP client is at work, nobody notices."""
+    if request.param == "aiohttp":
+        monkeypatch.setattr(Target, "of", lambda *_: None)
 
 
 @pytest.fixture
