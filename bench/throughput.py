@@ -1,4 +1,7 @@
-"""How many runs a second, at a model that answers at once: streamed, polled and waited for, by the whole stack."""
+"""How many runs a second, at a model that answers at once: streamed, polled and waited for, by the whole stack.
+
+The model called directly shows what the generator and the model could do together, so that they are not the bottleneck.
+"""
 
 import time
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from bench.stack import GROUPS, KEY, Stack, running
 MODEL = "bench-instant-40"
 CLIENTS = 50
 WAYS = {
+    "the model directly": "direct",
     "streamed": "streamed",
     "in three requests": "stepwise",
     "polled": "polled",
@@ -29,7 +33,8 @@ def throughput(options: Options) -> Iterator[Table]:
         rows = []
         for told, call in WAYS.items():
             progress(f"throughput: {told}")
-            job = Job(stack.base_url, call, KEY, MODEL, assistant)
+            base = stack.model_url if call == "direct" else stack.base_url
+            job = Job(base, call, KEY, MODEL, assistant)
             # Who polls is told to come back after 200 ms or more, and is no load meanwhile: it takes more of them.
             clients = 4 * CLIENTS if call == "polled" else CLIENTS
             rows.append({"way": told, **runs_per_second(stack, generator, Load(job, clients=clients, seconds=seconds))})
