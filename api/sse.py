@@ -25,6 +25,8 @@ from orchestrator.events.listener import PING
 log = structlog.get_logger(__name__)
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+KIND = "text/event-stream; charset=utf-8"
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in {**HEADERS, "Content-Type": KIND}.items()]
 LARGEST = 2**63 - 1
 """No part of an event's id is larger; Redis would not read it."""
 RETRY = b"retry: 1000\n"
@@ -52,20 +54,20 @@ class Streams:
 class EventStream(Response):
     """One client's stream."""
 
-    media_type = "text/event-stream; charset=utf-8"
+    media_type = KIND
 
     def __init__(
         self, follower: Follower, leaving: Leaving, thread_id: str, what: tuple[str, Cursor, str | None]
     ) -> None:
         run_id, after, _ = self._what = what
-        path = f"/v1/threads/{thread_id}/runs/{run_id}/events"
-        super().__init__(headers={**HEADERS, "Content-Location": path})
-        del self.headers["content-length"]
+        self.status_code = 200
+        self.background = None
+        self._path = f"/v1/threads/{thread_id}/runs/{run_id}/events"
+        self.raw_headers = [*RAW_HEADERS, (b"content-location", self._path.encode())]
         self._follower = follower
         self._leaving = leaving
         self._run_id = run_id
         self._begun = after > START
-        self._farewell = RETRY + error_frame(INTERRUPTED.format(path=path), code="stream_interrupted")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it while the client listens; otherwise raise ClientDisconnect."""
@@ -74,7 +76,6 @@ class EventStream(Response):
             over = await while_connected(receive, self._relay(send), leaving)
         if not over:
             await self._interrupt(scope, send)
-        await send({"type": "http.response.body", "body": b""})
 
     async def _relay(self, send: Send) -> None:
         try:
@@ -86,15 +87,18 @@ class EventStream(Response):
             last = DONE
         except Exception:
             log.exception("stream_broken", run_id=self._run_id)
-            last = self._farewell
-        await _say(send, last)
+            last = self._farewell()
+        await send({"type": "http.response.body", "body": last})
+
+    def _farewell(self) -> bytes:
+        return RETRY + error_frame(INTERRUPTED.format(path=self._path), code="stream_interrupted")
 
     async def _interrupt(self, scope: Scope, send: Send) -> None:
         if not self._begun:
             await self._introduce(send)
         try:
             async with asyncio.timeout(LAST_WORDS):  # of its own: a busy process that was long about that says it still
-                await _say(send, self._farewell)
+                await send({"type": "http.response.body", "body": self._farewell()})
         except TimeoutError:
             if scope["client"] is not None:
                 self._leaving.deaf.add(tuple(scope["client"]))
