@@ -82,8 +82,9 @@ BEGIN
             json_build_object('id', said.run_id, 'thread_id', said.thread_id), 0
         FROM said WHERE said.event_id IS NOT NULL
     )
-    UPDATE runs SET status = 'completed', owner = NULL, lease_until = NULL, waiting = false, additional_messages = NULL,
-        required_action = NULL, completed_at = floor(extract(epoch FROM statement_timestamp()))::bigint,
+    UPDATE runs SET status = 'completed', owner = NULL, lease_until = NULL, waiting = false, placed = false,
+        additional_messages = NULL, required_action = NULL,
+        completed_at = floor(extract(epoch FROM statement_timestamp()))::bigint,
         usage = coalesce(said.total::json, (
             SELECT json_build_object(
                 'prompt_tokens', sum((spent.usage ->> 'prompt_tokens')::bigint),
