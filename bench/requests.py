@@ -58,7 +58,7 @@ def _requests(
 ) -> list[Row]:
     seconds = 2.0 if options.quick else 6.0
     rows: list[Row] = []
-    with open_streams(generator, job, streams, (2 * seconds + 4) * len(REQUESTS)) as slow:
+    with open_streams(generator, job, streams, (2 * seconds + 6) * len(REQUESTS)) as slow:
         for name in REQUESTS:
             progress(f"requests: {name}, {streams} open streams")
             asked = replace(job, call=name, paths=paths.get(name, ()))
