@@ -37,7 +37,7 @@ INSERT INTO runs (id, thread_id, assistant_id, created_at, status, expires_at, m
     parallel_tool_calls, waiting, project_id, placed, attempt, losses, wake_at)
 SELECT 'run_' || $1 || tail, 'thread_' || $1 || tail, $6, at, 'queued', at + $7::int, $4,
     'You are a helpful assistant.', '[]', '{}', '{}', 1.0, 1.0, '{"type": "auto", "last_messages": null}', '"auto"',
-    '"auto"', true, false, $3, true, 0, 0, now() + interval '1 hour'
+    '"auto"', true, false, $3, true, 0, 0, now() + interval '55 seconds'
 FROM one, now, (SELECT count(*) FROM threads) AS t, (SELECT count(*) FROM messages) AS m
 RETURNING id
 """

@@ -113,11 +113,13 @@ async def _carry(ground: "Ground", worker: "Child", options: argparse.Namespace,
         return float((worker.cpu() - before) / options.runs)
 
 
-def _show(found: Path, by: str, rows: int) -> None:
+def _show(found: Path, by: str, rows: int, callers: str) -> None:
     for thread in ("loop", "hub"):
         print(f"\n== {thread} thread, by {by} CPU time")
         text = io.StringIO()
         pstats.Stats(str(found / thread), stream=text).sort_stats(ORDERS[by]).print_stats(rows)
+        if callers:
+            pstats.Stats(str(found / thread), stream=text).sort_stats("cumtime").print_callers(callers)
         print("\n".join(line for line in text.getvalue().splitlines() if line.strip()))
 
 
@@ -129,12 +131,13 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT)
     parser.add_argument("--by", choices=ORDERS, default="own")
     parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--callers", default="", metavar="PATTERN", help="of which functions the callers are shown")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder)
         spent = _measure(options, found)
         print(f"{options.runs} runs of {options.model}: {spent * 1e6:,.0f} µs CPU a run while watched")
-        _show(found, options.by, options.rows)
+        _show(found, options.by, options.rows, options.callers)
 
 
 if __name__ == "__main__":
