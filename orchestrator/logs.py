@@ -3,19 +3,41 @@
 JSON where nobody looks at a terminal, pretty where somebody does. Request, run and thread ids are bound once
 (`structlog.contextvars`) and appear in every line below. Message content is never logged at info; what looks like a
 secret is masked in every line, tracebacks included.
+
+    structlog (ours) ──▶ _described ───────────────────────┬─▶ _json, or pretty ──▶ standard error
+    logging (libraries) ──▶ handler ──▶ ProcessorFormatter ┘
+
+What must not be forgotten:
+
+- A run writes lines, so a line has to be cheap: ours do not pass through `logging`, which costs several times as much.
+- Lines are written at once, whole, and by whoever logs. If nobody reads what a process says and the pipe is full, the
+  process stands still, event loop included: the alternative is to lose lines. Its runs are others' after a while, and
+  the watchdog ends it.
+- That a line cannot be written is nobody's failure.
 """
 
+import json
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
+import orjson
 import structlog
+from structlog.contextvars import merge_contextvars
+from structlog.processors import StackInfoRenderer, TimeStamper, format_exc_info
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import Processor
 
+from orchestrator.foreign import Json
 from orchestrator.settings import Settings
 
 SECRETS = re.compile(r"(?P<url>://[^:/@\s]*:)[^@\s/]+(?=@)|(?P<bearer>[Bb]earer\s+)\S+|(?P<key>sk-\w{2})[\w-]{6,}")
+TRACES = (b"://", b"earer", b"sk-")
+"""A line without any of these holds nothing that SECRETS would find."""
 
 Line = MutableMapping[str, Any]
 
@@ -23,6 +45,8 @@ NOISY = ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.worker"
 """Loggers that bring handlers of their own."""
 QUIET = ("uvicorn.access", "celery.app.trace", "celery.worker.strategy", "asyncio", "httpx2")
 """Loggers of which only warnings are wanted."""
+
+_add_stack = StackInfoRenderer()
 
 
 def mask(text: str) -> str:
@@ -33,32 +57,33 @@ def mask(text: str) -> str:
 def configure(settings: Settings) -> None:
     """Send everything that this process logs to standard error in one format. Call it once, first."""
     pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and sys.stderr.isatty())
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-        structlog.processors.format_exc_info,
-    ]
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
-    )
+    rendered: list[Processor] = [_mask_line, structlog.dev.ConsoleRenderer()] if pretty else [_json]
+    level, stream = logging.getLevelNamesMapping()[settings.log_level.upper()], sys.stderr
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[merge_contextvars, _described, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *name: Writer(stream, *name),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    foreign: list[Processor] = [
+        merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        TimeStamper(fmt="iso", utc=True),
+        _add_stack,
+        format_exc_info,
+        structlog.stdlib.ExtraAdder(),
+    ]
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _mask_line, renderer],
+        ProcessorFormatter(
+            foreign_pre_chain=foreign,
+            processors=[ProcessorFormatter.remove_processors_meta, _without_colours, *rendered],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
+    root.setLevel(level)
     for noisy in NOISY:
         logging.getLogger(noisy).handlers.clear()
         logging.getLogger(noisy).propagate = True
@@ -66,9 +91,57 @@ def configure(settings: Settings) -> None:
         logging.getLogger(quiet).setLevel(logging.WARNING)
 
 
-def _mask_line(_logger: object, _method: str, line: Line) -> Line:
-    line.pop("color_message", None)  # uvicorn says everything twice, the second time for terminals
+class Writer:
+    """What structlog hands a finished line to."""
+
+    def __init__(self, stream: TextIO, name: str = "assistantd") -> None:
+        self.name = name
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        """Write one line whole, whichever threads do so at once."""
+        with suppress(OSError, ValueError, RuntimeError):  # nobody reads; it is closed; a signal's handler came between
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = write
+
+
+def _described(logger: Json, level: str, line: Line) -> Line:
+    """Say who, when and how grave; make texts of an exception and of a stack."""
+    line["level"] = level
+    line["logger"] = logger.name
+    line["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    if "stack_info" in line:
+        line = _add_stack(logger, level, line)
+    return format_exc_info(logger, level, line) if "exc_info" in line else line
+
+
+def _json(_logger: object, _level: str, line: Line) -> str:
+    try:
+        rendered = orjson.dumps(line, default=repr, option=orjson.OPT_PASSTHROUGH_DATETIME)
+    except TypeError:  # half a surrogate pair, a number beyond 64 bits, keys that are no texts
+        rendered = json.dumps(line, default=repr).encode()
+    if any(trace in rendered for trace in TRACES):
+        return json.dumps(_masked(json.loads(rendered)))
+    return rendered.decode()
+
+
+def _masked(value: Json) -> Json:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return {key: _masked(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _mask_line(_logger: object, _level: str, line: Line) -> Line:
     for key, value in line.items():
         if isinstance(value, str):
             line[key] = mask(value)
+    return line
+
+
+def _without_colours(_logger: object, _level: str, line: Line) -> Line:
+    line.pop("color_message", None)  # uvicorn says everything twice, the second time for terminals
     return line
