@@ -34,6 +34,7 @@ app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
     worker_pool="workers.pool:TaskPool",
+    worker_consumer="workers.consumer:Consumer",
     worker_prefetch_multiplier=1,
     worker_eta_task_limit=1000,
     worker_soft_shutdown_timeout=float(os.environ.get("POOL_SOFT_SHUTDOWN", "0")),
