@@ -23,6 +23,7 @@ too low, since no token is shorter than a byte.
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -63,6 +64,7 @@ def family(model: str) -> str:
     return name.rpartition("/")[2]
 
 
+@lru_cache(maxsize=1000)
 def encoding(model: str) -> tuple[str, bool]:
     """The encoding for a model, and whether it is the model's own."""
     name = family(model)
@@ -107,6 +109,8 @@ async def measure_offers(model: str, *offers: Json) -> int:
 
 def bound(message: Json) -> int:
     """At least the tokens of a message, for any model, at no cost."""
+    if len(message) == 2 and isinstance(content := message.get("content"), str):  # a role and a text
+        return TEMPLATE + _bound(content)
     texts, extra = _parts(message)
     return TEMPLATE + extra + sum(map(_bound, texts))
 

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 MAX_AGE: Final = 300.0
 """Seconds after which the model server is asked again."""
 FIRST_RETRY: Final = 5.0
+NAMES: Final = 1000
+"""Names of models for which an answer is kept."""
 _FIELDS: Final = ("max_model_len", "context_length", "context_window", "max_context_length")
 _META_FIELDS: Final = ("n_ctx", "n_ctx_train")
 
@@ -100,9 +102,18 @@ class Windows:
         self._default = settings.context_window
         self._can_ask = bool(settings.upstream_base_url)
         self._listed: dict[str, int | None] = {}
+        self._answers: dict[str, int] = {}
 
     def of(self, model: str) -> int:
-        """The window of a model."""
+        """The window of a model. Each run asks, so what was said of a name is kept."""
+        if (known := self._answers.get(model)) is not None:
+            return known
+        if len(self._answers) >= NAMES:
+            self._answers.clear()  # they come from clients
+        found = self._answers[model] = self._find(model)
+        return found
+
+    def _find(self, model: str) -> int:
         return (
             _longest_prefix(self._given, model.lower())
             or self._told(model)
@@ -113,6 +124,7 @@ class Windows:
     def learn(self, models: list[Json]) -> None:
         """Believe the model server's list, and nothing that it said before."""
         self._listed = {model["id"]: _size(model) for model in models}
+        self._answers.clear()
 
     async def keep_fresh(self, model: Model) -> None:
         """Ask the model server for its list again and again. A server that has none is asked ever more rarely."""

@@ -21,6 +21,20 @@ ANSWER = 4096
 """Tokens that are left to an answer for which nobody has set a limit."""
 
 
+def whole(
+    run: Run, past: Past, own: list[Message | RunStep], offers: list[Json], *, window: int, used: Json
+) -> list[Json] | None:
+    """The messages to send if all that may be told is known and has room, as mostly it has; see `compose`."""
+    if (least := past.bound) is None:
+        return None
+    system, done = _fixed(run, own)
+    least += tokens.bound_offers(*offers, _schema(run.response_format)) + tokens.REPLY
+    least += sum(map(tokens.bound, system)) + sum(map(tokens.bound, done))
+    if least > _least_room(run, window, used):
+        return None
+    return [*system, *conversation.tell(past.all()), *done]
+
+
 async def compose(
     run: Run, past: Past, own: list[Message | RunStep], offers: list[Json], *, window: int, used: Json
 ) -> list[Json]:
@@ -28,21 +42,15 @@ async def compose(
 
     `used` is the run's usage so far.
     """
-    system, done = conversation.system(run), conversation.tell(conversation.units(conversation.told(own)))
-    fixed = [*system, *done]
-    budget = None if run.max_prompt_tokens is None else run.max_prompt_tokens - used["prompt_tokens"]
-    room = _room(run, window, used)
-    if budget is not None:
-        room = min(room, budget)
-    schema = _schema(run.response_format)
-    least = sum(map(tokens.bound, fixed)) + tokens.bound_offers(*offers, schema) + tokens.REPLY
-    if past.bound is not None and least + past.bound <= room:
-        return [*system, *conversation.tell(past.all()), *done]
-    offered = await tokens.measure_offers(run.model, *offers, schema)
-    needed = sum(await tokens.measure(run.model, fixed)) + offered + tokens.REPLY
-    kept = await past.within(room - needed)
+    if (messages := whole(run, past, own, offers, window=window, used=used)) is not None:
+        return messages
+    system, done = _fixed(run, own)
+    offered = await tokens.measure_offers(run.model, *offers, _schema(run.response_format))
+    needed = sum(await tokens.measure(run.model, [*system, *done])) + offered + tokens.REPLY
+    kept = await past.within(_least_room(run, window, used) - needed)
     newest = newest_message(kept)
     must = needed + (0 if newest is None else kept[newest].size or 0)
+    budget = _budget(run, used)
     if budget is not None and must > budget:
         raise OutOfTokens("max_prompt_tokens")
     return [*system, *conversation.tell(kept), *done]
@@ -85,6 +93,23 @@ async def estimate(prompt: Prompt, reply: Reply) -> Usage:
 def _schema(response_format: Json) -> Json | None:
     """What the model is told of the format of its answer."""
     return response_format if isinstance(response_format, dict) else None
+
+
+def _fixed(run: Run, own: list[Message | RunStep]) -> tuple[list[Json], list[Json]]:
+    """What is told in any case: before the thread, and behind it."""
+    done = conversation.tell(conversation.units(conversation.told(own))) if own else []
+    return conversation.system(run), done
+
+
+def _budget(run: Run, used: Json) -> int | None:
+    """The tokens of prompts that the run may still spend."""
+    return None if run.max_prompt_tokens is None else run.max_prompt_tokens - used["prompt_tokens"]
+
+
+def _least_room(run: Run, window: int, used: Json) -> int:
+    """The tokens that the prompt may have."""
+    room, budget = _room(run, window, used), _budget(run, used)
+    return room if budget is None else min(room, budget)
 
 
 def _room(run: Run, window: int, used: Json) -> int:

@@ -78,7 +78,8 @@ def units(items: Iterable[Said | Called]) -> list[Unit]:
                 unit = {"role": "assistant", "content": None}
                 found.append(Unit(_with_calls(unit, item), said=False, run_id=item.run_id))
     for each in found:
-        each.bound = sum(map(tokens.bound, each.messages))
+        messages = each.messages
+        each.bound = tokens.bound(messages[0]) if len(messages) == 1 else sum(map(tokens.bound, messages))
     return found
 
 
@@ -88,6 +89,9 @@ def tell(units: Iterable[Unit]) -> list[Json]:
 
 
 def _message(item: Said) -> Json | None:
+    if len(item.content) == 1 and item.content[0]["type"] == "text":  # as nearly all are
+        text = item.content[0]["text"]["value"]
+        return {"role": item.role, "content": text} if text else None
     parts = [part for part in map(_part, item.content) if part]
     if not parts:
         return None

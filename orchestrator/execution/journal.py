@@ -19,7 +19,7 @@ from orchestrator.db import Database, Session
 from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
 from orchestrator.execution import budget, scribe
-from orchestrator.execution.composition import compose, estimate, question
+from orchestrator.execution.composition import compose, estimate, question, whole
 from orchestrator.execution.interrupts import Interrupts
 from orchestrator.execution.lines import Lines
 from orchestrator.execution.past import Past
@@ -107,9 +107,11 @@ class Journal:
         """
         run, used = self.run, budget.used(self._own)
         called = any(turn.step_details["tool_calls"] for turn in budget.turns(self._own))  # one that was torn has none
-        messages = await self._lines.read(
-            lambda: compose(run, self._past, self._own, offers, window=self._window, used=used)
-        )
+        messages = whole(run, self._past, self._own, offers, window=self._window, used=used)
+        if messages is None:
+            messages = await self._lines.read(
+                lambda: compose(run, self._past, self._own, offers, window=self._window, used=used)
+            )
         self._asked = question(run, messages, offers, called=called, used=used, deadline=self._deadline)
         return self._asked
 
