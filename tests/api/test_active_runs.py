@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from tests.api.checks import Json, check_stream, parse
-from tests.api.http import WEATHER, Http, names, outputs, path_of, read_until, text_of
+from tests.api.http import CALL, WEATHER, Http, names, outputs, path_of, read_until, text_of
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
 
@@ -182,7 +182,7 @@ def test_a_thread_says_what_its_runs_do_unless_they_say_it_themselves(http: Http
     assert http.get(f"/threads/{thread['id']}")["on_active_run"] == "enqueue"
     assert http.post(f"/threads/{thread['id']}", {"metadata": {}})["on_active_run"] == "enqueue"
 
-    body = {"assistant_id": http.assistant()["id"], "tools": [WEATHER], "additional_messages": [user("[[tool=f:{}]]")]}
+    body = {"assistant_id": http.assistant()["id"], "tools": [WEATHER], "additional_messages": [user(CALL)]}
     active = http.post(f"/threads/{thread['id']}/runs", body)
     waiting = http.post(f"/threads/{thread['id']}/runs", body)
     refused = http.refused("POST", f"/threads/{thread['id']}/runs", {**body, "on_active_run": "reject"})
