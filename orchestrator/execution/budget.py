@@ -26,11 +26,13 @@ def used(own: Own, *more: Json) -> Json:
     return objects.usage_sum([*(step.usage for step in turns(own)), *more])
 
 
-def total(run: Run, own: Own, last: Usage) -> Json | None:
-    """What the run has cost in all, with its last turn; None if an earlier attempt may have spent what only its steps
-    know.
+def total(run: Run, own: Own, last: Json) -> Json | None:
+    """What the run has cost in all, its `last` turn included; None if an earlier attempt may have spent what only its
+    steps know.
     """
-    return used(own, objects.usage(last)) if run.attempt == 1 else None
+    if run.attempt > 1:
+        return None
+    return used(own, last) if own else last
 
 
 def spent(run: Run, own: Own, last: Usage | None = None) -> OutOfTokens | RunFailure | None:

@@ -70,29 +70,46 @@ class Lines:
         away, otherwise behind it, unless it is the `last`. One that is `ending` the run hands the thread on.
         """
 
+        async with self._line:
+            written = None
+            if plain is not None and self._doubt is None and not self._once.doubtful:
+                written = await self._try(plain)
+            if written is None:
+                written = (await self._long_way(line, plain, ending=ending, checkpoint=checkpoint),)
+        if not last:
+            self._interrupts.check()
+        return written[0]
+
+    async def _try(self, plain: Plain[T]) -> tuple[T] | None:
+        """The plain way, as it goes nearly always: what followed from it, or None if more is to be done."""
+        with self._interrupts.deferred():
+            try:
+                return await self._send(plain)
+            except Exception as error:
+                if not db.passes(error):
+                    raise
+                return None
+
+    async def _long_way(self, line: Work[T], plain: Plain[T] | None, *, ending: bool, checkpoint: bool) -> T:
         async def held(session: Session) -> T:
             await lifecycle.hold(session, self._run, ending=ending)
             if checkpoint:
                 await lifecycle.checkpoint(session, self._run)
             return await line(session)
 
-        form = plain
+        form = None if self._doubt is None else plain  # once it was answered, the transaction is what is repeated
 
         async def attempt() -> T:
             nonlocal form
             with self._interrupts.deferred():
                 if self._doubt is not None and (written := await self._resolve(plain)) is not None:
                     return written[0]
-                if form is not None and not self._once.doubtful and (written := await self._send(form)) is not None:
+                if form is not None and (written := await self._send(form)) is not None:
                     return written[0]
-                form = None  # once the transaction was tried, it is what is repeated
+                form = None
                 return await self._once.attempt(held)
 
-        async with self._line:
-            written = await patiently(self._database, attempt, until=self._until, check=self._interrupts.check)
-        if not last:
-            self._interrupts.check()
-        return written
+        return await patiently(self._database, attempt, until=self._until, check=self._interrupts.check)
 
     async def close(self, line: Work[T], patience: float | None = None) -> T:
         """Write a line that nothing interrupts, and that looks itself whether it may be written; while the database is

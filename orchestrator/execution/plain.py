@@ -108,16 +108,16 @@ class PlainForms:
         message, step = reply.message, reply.step
         if message is None or step is None or not self.lines.may_end:
             return None
-        content, usage, total = reply.content(), objects.usage(reply.usage), budget.total(self._run, own, reply.usage)
-        event_id = self._event_id()
+        content, usage, event_id = reply.content(), objects.usage(reply.usage), self._event_id()
+        cost, total = _text(usage), budget.total(self._run, own, usage)
         asked = plain_lines.Completion(
             *self._fence,
             self._run.thread_id,
             message.id,
             _text(content),
             step.id,
-            _text(usage),
-            None if total is None else _text(total),
+            cost,
+            cost if total is usage else None if total is None else _text(total),
             now(),
             event_id,
         )
@@ -134,7 +134,8 @@ class PlainForms:
 
     def _message(self, message_id: str, at: int) -> Message:
         run = self._run
-        return records.message(
+        return records.of(
+            Message,
             {
                 "id": message_id,
                 "position": 0,
@@ -144,18 +145,19 @@ class PlainForms:
                 "status": "in_progress",
                 "content": [],
                 "attachments": [],
-                "metadata": {},
+                "metadata_": {},
                 "assistant_id": run.assistant_id,
                 "run_id": run.id,
                 "incomplete_details": None,
                 "completed_at": None,
                 "incomplete_at": None,
-            }
+            },
         )
 
     def _step(self, step_id: str, kind: str, details: Json, at: int) -> RunStep:
         run = self._run
-        return records.step(
+        return records.of(
+            RunStep,
             {
                 "id": step_id,
                 "position": 0,
@@ -168,12 +170,12 @@ class PlainForms:
                 "step_details": {"type": kind, kind: details},
                 "last_error": None,
                 "usage": None,
-                "metadata": {},
+                "metadata_": {},
                 "expired_at": None,
                 "cancelled_at": None,
                 "failed_at": None,
                 "completed_at": None,
-            }
+            },
         )
 
     def _complete(

@@ -75,6 +75,11 @@ def step(row: dict[str, Json]) -> RunStep:
     return cast("RunStep", _from_json(row))
 
 
+def of(_: type[Row], values: dict[str, Json]) -> Row:
+    """A row of that table, from its attributes."""
+    return cast(Row, Record(values))  # noqa: TC006  # a type variable
+
+
 def changed(row: Row, **values: Json) -> Row:
     """A record of a row, whatever that is made of, with other values."""
     return cast(Row, Record({**row.__dict__, **values}))  # noqa: TC006  # a type variable

@@ -16,7 +16,7 @@ from orchestrator.events import frames
 from orchestrator.events.publisher import stream_key
 from orchestrator.execution.runner import Runner
 from orchestrator.foreign import Json
-from orchestrator.plain_lines import CALLS, CALLS_AFTER_MESSAGES, COMPLETIONS, MESSAGES, RESTS, TURNS
+from orchestrator.plain_lines import CALLS, CALLS_AFTER_MESSAGES, COMPLETIONS, FREE, MESSAGES, RESTS, TURNS
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from orchestrator.tables import Message, Run, RunAttempt, RunStep, WebhookDelivery
@@ -157,13 +157,19 @@ def _different(*both: list[list[dict[str, Any]]]) -> list[tuple[str, Any, Any]]:
 
 
 class Losing(Counted):
-    """A statement of a plain line loses its answer: before it was carried out, or after."""
+    """A statement of a plain line loses its answer: before it was carried out, or after. If `away`, so does the first
+    question what has become of it.
+    """
 
     fails = 0
+    away = False
     moment: Literal["before", "after"] = "before"
     lines = 0
 
     async def fetch(self, statement: str, *arguments: Json) -> list[Json]:
+        if self.away and self.lines == self.fails and statement == FREE:
+            self.away = False
+            raise ConnectionRefusedError
         self.lines += statement in STATEMENTS
         failing = statement in STATEMENTS and self.lines == self.fails
         if failing and self.moment == "before":
@@ -218,7 +224,7 @@ async def test_a_worker_that_is_stopped_while_an_answer_is_lost_tells_what_was_w
     await asyncio.to_thread(scripted.script, Reply.text("One two."), Reply.text("One two."))
     run = await queued(bare, project_id, "Count!")
     direct = Losing(bare.database.direct)
-    direct.fails, direct.moment = fails, moment
+    direct.fails, direct.moment, direct.away = fails, moment, True
     database = Stopping(bare.database.engine, bare.database.publisher, direct)
     runner = Runner(database, bare.model, "9", bare_settings)
     database.worker = asyncio.create_task(runner.run(run.id, run.attempt))
