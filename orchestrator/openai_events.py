@@ -15,13 +15,9 @@ class EventSplitter:
     """Cuts a byte stream into the `data` of its server-sent events, in whatever pieces it arrives."""
 
     def __init__(self) -> None:
+        self.idle = True  # the next chunk begins an event
         self._rest = bytearray()
         self._after_cr = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether the next chunk begins an event."""
-        return not self._rest and not self._after_cr
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes."""
@@ -35,6 +31,7 @@ class EventSplitter:
             seen = len(self._rest)
             self._rest += chunk
             if self._rest.find(b"\n\n", seen - 1) < 0:
+                self.idle = False
                 self._check(len(self._rest))
                 return []
             chunk = bytes(self._rest)
@@ -43,6 +40,7 @@ class EventSplitter:
         if rest := blocks.pop():
             self._check(len(rest))
             self._rest += rest
+        self.idle = not rest and not self._after_cr
         return blocks
 
     def flush(self) -> list[bytes]:

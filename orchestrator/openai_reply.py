@@ -44,6 +44,7 @@ class Reply:
     def __init__(self) -> None:
         self.started = False  # a delta went out: the request must not be repeated
         self.done = False  # [DONE] was seen
+        self.complete = False  # nothing is missing but, perhaps, the usage
         self.request_id: str | None = None
         self._events: EventSplitter | None = EventSplitter()
         self._whole = bytearray()
@@ -55,11 +56,6 @@ class Reply:
         self._refusal = _Cleaner()
         self._shape: Shape | None = None
         self._lessons = LESSONS
-
-    @property
-    def complete(self) -> bool:
-        """Nothing is missing but, perhaps, the usage."""
-        return self.done or self._reason is not None
 
     def begin(self, request_id: str | None, *, whole: bool) -> None:
         """The upstream answers: as an event stream or, with `whole`, in one JSON document that `flush` will read."""
@@ -75,8 +71,8 @@ class Reply:
         if self._events is None:
             self._whole += chunk
             return []
-        shape = self._shape
-        if shape is not None and self._events.idle and not self._text.half and (text := shape.text_of_one(chunk)):
+        shape, whole = self._shape, self._events.idle and not self._text.half
+        if shape is not None and whole and (text := shape.text_of_one(chunk)):
             return [TextDelta(text)]
         return self._take_all(self._events.blocks(chunk))
 
@@ -86,7 +82,7 @@ class Reply:
             deltas = [] if self.done else self._take_all(self._events.rest())
         else:
             deltas = self._take_all([bytes(self._whole)])
-            self.done = True
+            self.done = self.complete = True
         return deltas + self._calls.without_arguments() if self.complete and self._reason != "length" else deltas
 
     def finish(self) -> Finished:
@@ -112,7 +108,7 @@ class Reply:
                     deltas.append(TextDelta(text))
                 elif data := block if self._events is None else data_of(block):
                     if data == b"[DONE]":
-                        self.done = True
+                        self.done = self.complete = True
                         break
                     self._read(data, deltas)
         except (
@@ -143,6 +139,7 @@ class Reply:
                 if reason == "error":
                     raise UpstreamTrouble.from_event(event.get("error"))
                 self._reason = _REASONS.get(reason, "stop")
+                self.complete = True
         if usage := event.get("usage"):
             self._usage = _usage(usage)
         if error := event.get("error"):

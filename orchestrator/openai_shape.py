@@ -18,14 +18,15 @@ _RAW_PROBE: Final = orjson.dumps(_PROBE)
 class Shape:
     """What stands before and behind the text, in a `data: ` line."""
 
-    __slots__ = ("_after", "_after_end", "_before", "_end", "_start")
+    __slots__ = ("_after", "_after_end", "_before", "_end", "_end_of_one", "_start")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before = b"data: " + before
         self._start = len(self._before)
         self._after = after
         self._after_end = after + b"\n\n"
-        self._end = len(after)
+        self._end = -len(after)
+        self._end_of_one = -len(self._after_end)
 
     @classmethod
     def of(cls, data: bytes, event: Json) -> "Shape | None":
@@ -52,13 +53,13 @@ class Shape:
     def text(self, block: bytes) -> str | None:
         """The text of an event of this shape; None, or nothing, if it has to be read."""
         if block.startswith(self._before) and block.endswith(self._after):
-            return _string(block[self._start : len(block) - self._end])
+            return _string(block[self._start : self._end])
         return None
 
     def text_of_one(self, chunk: bytes) -> str | None:
         """The same of a chunk that is one whole event with the empty line that ends it."""
         if chunk.endswith(self._after_end) and chunk.startswith(self._before):
-            return _string(chunk[self._start : len(chunk) - self._end - 2])
+            return _string(chunk[self._start : self._end_of_one])
         return None
 
 

@@ -46,7 +46,8 @@ class Backlog:
         first = frames[0]
         self._batches.setdefault((first.run_id, first.cursor.attempt), []).extend(frames)
         self._count += len(frames)
-        self._size += _size(frames)
+        for frame in frames:
+            self._size += len(frame.data)
         self._stay_within_bounds()
 
     def take(self, size: int) -> list[Batch]:

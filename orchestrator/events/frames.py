@@ -67,6 +67,7 @@ class Track:
         self.run_id = run_id
         self.attempt = attempt
         self._seq = 0
+        self._head_of, self._head = "", b""
 
     def fork(self) -> "Track":
         """A track that goes on from here: for a transaction that may have to be repeated, or may never be told."""
@@ -90,8 +91,10 @@ class Track:
 
         There is one for each token, so whatever they have in common is made once.
         """
-        run_id, attempt, seq = self.run_id, self.attempt, self._seq
-        head = b"\nevent: thread.message.delta\ndata: " + _TEXT_HEAD % message_id.encode()
+        if message_id != self._head_of:
+            self._head_of = message_id
+            self._head = b"\nevent: thread.message.delta\ndata: " + _TEXT_HEAD % message_id.encode()
+        run_id, attempt, seq, head = self.run_id, self.attempt, self._seq, self._head
         made: list[Frame] = []
         for text in texts:
             seq += 1
