@@ -1,7 +1,8 @@
 """Where real workers and housekeeping play step by step: each waits before every transaction until it is its turn.
 
-A step is one transaction, or a moment in which the model is silent. Nothing is mocked but time, the broker and the
-model: what would travel through Redis is kept here, so that it can come late, twice, or never.
+A step is one transaction, or one statement of the short way, or a moment in which the model is silent. Nothing is
+mocked but time, the broker and the model: what would travel through Redis is kept here, so that it can come late,
+twice, or never.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.db import Database, Session
+from orchestrator.direct import Direct
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import Publisher
 from orchestrator.foreign import Json
@@ -53,11 +55,12 @@ class Post(Publisher):
 
 @dataclass
 class Actor:
-    """Somebody whose transactions wait for their turn."""
+    """Somebody whose transactions wait for their turn, and the statements of the short way, if it has one."""
 
     name: str
     post: Post
     engine: AsyncEngine
+    direct: Direct | None = None
     task: "asyncio.Task[Any] | None" = None
     gates: "list[asyncio.Future[None]]" = field(default_factory=list)
     steps: int = 0
@@ -119,6 +122,9 @@ class Actor:
     async def kill(self) -> None:
         """It is gone, in the middle of whatever it did."""
         self.killed = True
+        for gate in self.gates:
+            if not gate.done():
+                gate.set_exception(Killed())
         if self.task is not None and not self.task.done():
             self.task.cancel()
             async with asyncio.timeout(DEADLINE):
@@ -137,7 +143,7 @@ class Stage(Database):
     """The real database, in which an actor's transactions wait for their turn; what follows from them is kept."""
 
     def __init__(self, actor: Actor) -> None:
-        super().__init__(actor.engine, actor.post)
+        super().__init__(actor.engine, actor.post, None if actor.direct is None else Paced(actor, actor.direct))
         self._actor = actor
 
     @asynccontextmanager
@@ -146,6 +152,18 @@ class Stage(Database):
         async with super().transaction(track) as session:
             yield session
         keep(self._actor.post, session)
+
+
+class Paced(Direct):
+    """The real short way, on which an actor's statements wait for their turn."""
+
+    def __init__(self, actor: Actor, direct: Direct) -> None:
+        self._actor = actor
+        self._way = direct
+
+    async def fetch(self, statement: str, *arguments: Json) -> list[Json]:
+        await self._actor.turn()
+        return await self._way.fetch(statement, *arguments)
 
 
 class Open(Database):

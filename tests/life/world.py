@@ -15,6 +15,7 @@ from sqlmodel import col
 
 from orchestrator import assistants, housekeeping, messages, projects, runs, threads
 from orchestrator.db import Session
+from orchestrator.direct import Direct
 from orchestrator.errors import ClientError, RunCancelled, RunExpired
 from orchestrator.execution.runner import Runner
 from orchestrator.presence import LOCK_CLASS
@@ -53,7 +54,8 @@ class Cast:
 
     `lost`: the first worker's lock is gone, and it does not know. `killed`: it is gone itself. `expiry`: the time of
     all runs is over; `timer`: their workers notice. `lease`, `due`: leases, and waits for a wake-up, are over. `again`:
-    all wake-ups come once more. `shutdown`: the first worker is asked to stop, now.
+    all wake-ups come once more. `shutdown`: the first worker is asked to stop, now. `direct`: the workers have the
+    short way, too.
     """
 
     turns: tuple[str, ...] = ("say",)
@@ -61,10 +63,11 @@ class Cast:
     faults: tuple[str, ...] = ()
     workers: int = 1
     sweeps: int = 0
+    direct: bool = False
 
     def __str__(self) -> str:
         parts = [*self.turns, *self.client, *self.faults, f"workers={self.workers}", f"sweeps={self.sweeps}"]
-        return " ".join(parts)
+        return " ".join([*parts, *["direct"] * self.direct])
 
 
 @dataclass
@@ -77,9 +80,10 @@ class Ground:
     settings: Settings
     project_id: str
     assistant_id: str
+    direct: Direct
 
     @classmethod
-    async def made(cls, engine: AsyncEngine, settings: Settings) -> "Ground":
+    async def made(cls, engine: AsyncEngine, settings: Settings, direct: Direct) -> "Ground":
         """A project and an assistant in an empty database."""
         url = settings.database_url.get_secret_value()
         database = Open(engine, Post())
@@ -92,7 +96,7 @@ class Ground:
         locks = {owner: await asyncpg.connect(url) for owner in ("1", "2")}
         for owner, lock in locks.items():
             await lock.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, int(owner))
-        return cls(engine, await asyncpg.connect(url), locks, settings, project_id, assistant.id)
+        return cls(engine, await asyncpg.connect(url), locks, settings, project_id, assistant.id, direct)
 
     async def lock(self, owner: str, *, hold: bool) -> None:
         """Hold a worker's lock, or let go of it."""
@@ -385,7 +389,7 @@ class World:
         return [*self.workers.values(), self.sweeper]
 
     def _actor(self, name: str) -> Actor:
-        return Actor(name, self.post, self.ground.engine)
+        return Actor(name, self.post, self.ground.engine, self.ground.direct if self.cast.direct else None)
 
     def _runner(self, owner: str, actor: Actor) -> Runner:
         return Runner(actor.database, Puppet(actor, self.cast.turns, self.asked), owner, self.ground.settings)
