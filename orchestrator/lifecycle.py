@@ -1,4 +1,4 @@
-"""The life of a run, and the only code that writes its status.
+"""The life of a run, and the rules by which its status is written.
 
     queued ──▶ in_progress ──▶ completed | incomplete | failed
       ▲             │    ▲ (taken over: same status, next attempt)
@@ -11,6 +11,10 @@ the writer speaks for an attempt, if that attempt still owns the run. Its event 
 partial unique index allows one active run per thread; a queued run may wait for its turn behind it (see `turns`).
 `expires_at` is set once: the clock never starts again. That clock is the database's, and so is that of leases: those of
 hosts may be wrong, or jump.
+
+Runs that nothing stands in the way of take three of these steps together, many at a time: they are claimed by
+`claiming`, and come to rest by `plain_lines`, whose statements keep the same rules and change no run that is in any
+other state than the step's.
 
 Rows are locked in one order, thread before run: whoever decides which run owns a thread (by creating, ending or handing
 on) locks the thread first. What only moves a run on locks the run alone.
