@@ -56,7 +56,7 @@ class Plain:
         self._lifetime = lifetime
         self._near: Asked = places.asked(database.bounds, "")
         self._roomy = not places.crowded(database.bounds, waiting=False, near=False)
-        self._message = Batch(self._add_messages, most=REQUESTS)
+        self._message = Batch(self._add_messages, most=REQUESTS, lanes=1)  # two would meet at one thread's lock
         self._found = Batch(self._retrieve_runs, most=REQUESTS)
         self._run = Batch(partial(self._create, statements.CREATE_RUNS), most=CREATIONS, lanes=1)
         with_threads = partial(self._create, statements.CREATE_THREADS_AND_RUNS)
