@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.celery_costs import celery_costs
 from bench.compare import compare
+from bench.growth import growth
 from bench.latency import latency
 from bench.limits import at_once, limits
 from bench.limits_tokens import tokens
@@ -30,6 +31,7 @@ SCENARIOS: dict[str, Scenario] = {
     "at-once": at_once,
     "celery": celery_costs,
     "tokens": tokens,
+    "growth": growth,
 }
 """By name, in the order of `all`."""
 

@@ -21,9 +21,6 @@ from bench.limits_ground import Child, Ground
 from bench.limits_rows import Seeded
 from bench.report import Options, Row, Table
 
-LONGEST = 600.0
-"""Seconds after which a turn is given up."""
-
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -76,13 +73,13 @@ class Bench:
     async def carried_directly(self, child: Child, seeded: Seeded, concurrency: int) -> None:
         """Return when the limit has carried the runs."""
         child.tell(json.dumps({"runs": seeded.ids, "concurrency": concurrency}).encode())
-        await asyncio.to_thread(child.hear, LONGEST)
+        await asyncio.to_thread(child.hear, limits_rows.LONGEST)
 
     async def carried_by_worker(self, seeded: Seeded) -> None:
         """Return when the worker has carried the runs."""
         queue, messages = limits_rows.wake_ups(seeded.ids)
         await self.redis.lpush(queue, *messages)
-        await self._finished()
+        await limits_rows.finished(self.connection)
 
     async def turn(self, who: str, child: Child, scenario: Scenario, runs: int) -> Turn:
         """One turn of one party. Raises RuntimeError if not all runs end as they should."""
@@ -99,13 +96,6 @@ class Bench:
         if wrong := await limits_rows.wrong(connection, seeded):
             raise RuntimeError(f"{wrong} runs of {who} did not end as they should:\n{child.log.read_text()[-4000:]}")
         return Turn(who, runs / wall, spent / runs * 1e6, child.memory(peak=True))
-
-    async def _finished(self) -> None:
-        deadline = time.monotonic() + LONGEST
-        while not await limits_rows.all_finished(self.connection):
-            if time.monotonic() > deadline:
-                raise RuntimeError("The runs were not carried in time.")
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -142,9 +142,13 @@ class Ground:
 
 
 @contextmanager
-def running(options: Options, *, statements: bool = False) -> Iterator[Ground]:
+def running(
+    options: Options, *, statements: bool = False, environment: dict[str, str] | None = None
+) -> Iterator[Ground]:
     """Postgres, Valkey and the model: the runs of a benchmark need no place that another run would have to leave."""
-    options = replace(options, environment={"ASSISTANTD_PROJECT_RUNS": MANY, **options.environment})
+    options = replace(
+        options, environment={"ASSISTANTD_PROJECT_RUNS": MANY, **(environment or {}), **options.environment}
+    )
     with stacks.running(options, workers=0, api=False, statements=statements) as stack:
         stack.fetch(TWIN)
         yield Ground(stack, urlsplit(stack.database_url)._replace(path="/limit_").geturl())

@@ -4,6 +4,7 @@ Each run has a thread of its own, and what the scripted model answers follows fr
 Nothing here is what is measured.
 """
 
+import asyncio
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from bench import scripts
 from orchestrator import queue
 
 LIFETIME = 3600
+LONGEST = 600.0
+"""Seconds after which runs are given up."""
 EXECUTE = "runs.execute"
 
 ASSISTANT = "asst_bench0000000000000000000"
@@ -90,6 +93,8 @@ async def wrong(connection: Any, seeded: Seeded) -> int:
     return found
 
 
-async def all_finished(connection: Any) -> bool:
-    """Whether no run is unfinished, of any seed."""
-    return await connection.fetchval(UNFINISHED) is None
+async def finished(connection: Any) -> None:
+    """Return when no run is unfinished, of any seed. Raises TimeoutError if that takes too long."""
+    async with asyncio.timeout(LONGEST):
+        while await connection.fetchval(UNFINISHED) is not None:  # noqa: ASYNC110  # another process' doing
+            await asyncio.sleep(0.01)
