@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_aside",
         "_due",
+        "_forgiving",
         "_framed",
         "_free",
         "_heard",
@@ -40,6 +41,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_parser",
         "_paused",
+        "_reading",
         "_silence",
         "_timer",
         "_transport",
@@ -65,7 +67,7 @@ class Connection(asyncio.Protocol):
         )
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bytes] | None = None
         self._free: dict[Connection, float] | None = None
         self.busy = self.keep = self.over = self._paused = False
         self._begin(0.0)
@@ -74,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._when_over: Callable[[Connection], None] | None = None
         self._silence = silence
         self._aside = self._unread = 0
-        self._framed = self._interim = False
+        self._framed = self._interim = self._reading = self._forgiving = False
         self.status = 0
         self.fields: dict[str, str] = {}
         self.body: list[bytes] = []
@@ -101,23 +103,40 @@ class Connection(asyncio.Protocol):
             self._silence = silence
             self._watch_silence(silence)
 
-    async def head(self) -> None:
-        """Return when the head of the answer is here."""
-        while not self.status:
-            if self.error is not None:
-                raise self.error
-            await self.news()
+    def head(self) -> "asyncio.Future[bytes]":
+        """Done, with nothing, when the head of the answer is here. Its exception is an OSError."""
+        self._reading = False
+        return self._wait()
 
-    def news(self) -> "asyncio.Future[None]":
-        """Done when something has come, be it the end."""
+    def read(self, within: float | None) -> "asyncio.Future[bytes]":
+        """What has come of the body, or comes next; nothing at its end. Its exception is an OSError, unless `within`
+        says for how long to wait for the rest of an answer to which nothing more may happen.
+        """
+        self._reading, self._forgiving = True, within is not None
+        if within is not None and not self.over:
+            self.expect(within)
+        return self._wait()
+
+    def _wait(self) -> "asyncio.Future[bytes]":
         self._waiter = waiter = self._loop.create_future()
+        self._answer()
         return waiter
 
-    def end(self, *, forgiving: bool) -> bytes:
-        """Nothing, at the end of an answer; raises what broke it, if it is not forgiven."""
-        if self.error is not None and not forgiving:
-            raise self.error
-        return b""
+    def _answer(self) -> None:
+        """Give what came straight to whoever waits: an `await` for each token, and nothing around it."""
+        waiter = self._waiter
+        if waiter is None or not (self.over or (self.body if self._reading else self.status)):
+            return
+        self._waiter = None
+        if waiter.done():  # nobody waits any more
+            return
+        if self.body and self._reading:
+            waiter.set_result(self.take())
+        elif self.error is None or self._forgiving or (self.status and not self._reading):
+            waiter.set_result(b"")
+        else:
+            waiter.set_exception(self.error)
+            waiter.exception()  # whoever asked may be cancelled in this moment: nobody needs to hear of it then
 
     def take(self) -> bytes:
         """What came of the body since the last time."""
@@ -237,11 +256,9 @@ class Connection(asyncio.Protocol):
     # -- what follows --
 
     def _tell(self) -> None:
-        waiter, when_over = self._waiter, self._when_over
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiter is not None:
+            self._answer()
+        when_over = self._when_over
         if when_over is not None:
             self.take()
             if self.over:

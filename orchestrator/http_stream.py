@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -187,28 +187,22 @@ class Answer:
         encoding = self.headers.get("content-encoding")
         self._inflater = None if encoding is None else Inflater.of(encoding)
 
-    async def read(self, within: float | None = None) -> bytes:
+    def read(self, within: float | None = None) -> Awaitable[bytes]:
         """What has come of the body since, or comes next; nothing at its end. Raises OSError.
 
         `within` is for an answer of which nothing that matters is missing: silence for so many seconds is its end then,
         and so is a connection that breaks.
         """
-        connection = self._connection
-        if connection is None:
+        if self._connection is None:
             raise BrokenError("closed")
-        if self._inflater is not None and (more := self._inflater.more()):
-            return more
-        data = b""
-        while not data:
-            while not connection.body:
-                if connection.over:
-                    return connection.end(forgiving=within is not None)
-                if within is not None:
-                    connection.expect(within)
-                await connection.news()
-            data = connection.take()
-            if self._inflater is not None:
-                data = self._inflater.feed(data)
+        if self._inflater is None:
+            return self._connection.read(within)
+        return self._inflated(self._connection, self._inflater, within)
+
+    async def _inflated(self, connection: Connection, inflater: "Inflater", within: float | None) -> bytes:
+        data = inflater.more()
+        while not data and (read := await connection.read(within)):
+            data = inflater.feed(read)
         return data
 
     async def reach_end(self) -> None:

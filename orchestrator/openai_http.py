@@ -8,7 +8,7 @@ address that is not plain, or with a body of megabytes it goes over aiohttp, as 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Final, Protocol
@@ -47,7 +47,7 @@ class Response(Protocol):
         """The type, without parameters."""
         ...
 
-    async def read(self, within: float | None = None) -> bytes:
+    def read(self, within: float | None = None) -> Awaitable[bytes]:
         """What has come of the body, or comes next; nothing at its end. Raises what BROKEN names.
 
         `within` is for an answer of which nothing that matters is missing: silence for so many seconds is its end then,
