@@ -88,8 +88,8 @@ async def serving(follower: Follower, *, drain_delay: float = 0.0, silence: floa
     streams = Streams(follower, leaving)
 
     @app.get("/stream")
-    async def stream() -> Response:
-        return streams.of("thread_1", "run_1", START)
+    async def stream(run: str = "run_1") -> Response:
+        return streams.of("thread_1", run, START)
 
     @app.get("/poll")
     async def poll(request: Request) -> Response:
