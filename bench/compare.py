@@ -68,6 +68,10 @@ def _each(used: dict[str, float], group: str, felt: Felt) -> float:
 
 
 def _median(rows: list[Row]) -> Row:
-    """Of every column of numbers the median, rounded as its values are."""
-    columns = {name: [row[name] for row in rows if isinstance(row.get(name), int | float)] for name in rows[0]}
-    return {name: statistics.median_low([float(str(value)) for value in values]) for name, values in columns.items()}
+    """The median of every column of numbers: a value that was measured, not one between two."""
+    medians: Row = {}
+    for name in rows[0]:
+        numbers = [value for row in rows if isinstance(value := row.get(name), int | float)]
+        if numbers:
+            medians[name] = statistics.median_low(numbers)
+    return medians
