@@ -18,6 +18,7 @@ What must not be forgotten:
   not take whole tables into account (see `direct`).
 """
 
+import asyncio
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Final, NamedTuple, TypeAlias
@@ -269,6 +270,7 @@ class PlainLines:
 
     def __init__(self, direct: Direct, bounds: Bounds) -> None:
         self._direct = direct
+        self._under_way: set[asyncio.Future[None]] = set()
         self._near = places.asked(bounds, "")
         self.message: Batch[Message, Row] = Batch(self._of(MESSAGES))
         self.calls: Batch[Calls, Row] = Batch(self._of(CALLS))
@@ -280,7 +282,9 @@ class PlainLines:
         """Whether any place is ever so plentiful that nobody need be asked who gets it."""
 
     async def happened(self, line: Asked) -> Row:
-        """What a line has left behind whose answer was lost; None if it was not written, nor is being written."""
+        """What a line has left behind whose answer was lost, or not waited for; None if it was not written."""
+        if self._under_way:  # it may be among them, and not have left yet
+            await asyncio.wait(self._under_way)
         await self._direct.fetch(FREE, line.run_id)
         rows = await self._direct.fetch(HAPPENED[type(line)], line.run_id, *_traces(line))
         return rows[0] if rows else None
@@ -288,7 +292,13 @@ class PlainLines:
     def _of(self, statement: str, *terms: Json) -> Callable[..., Json]:
         async def carry_out(lines: list[Json]) -> list[Row]:
             inorder = sorted(lines, key=BY_RUN) if len(lines) > 1 else lines
-            rows = await self._direct.fetch(statement, *zip(*inorder, strict=True), *terms)
+            answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._under_way.add(answered)
+            try:
+                rows = await self._direct.fetch(statement, *zip(*inorder, strict=True), *terms)
+            finally:
+                self._under_way.discard(answered)
+                answered.set_result(None)
             written = {row[0]: row for row in rows}
             return [written.get(line.run_id) for line in lines]
 

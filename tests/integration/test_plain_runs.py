@@ -12,6 +12,7 @@ from sqlmodel import SQLModel, col
 
 from orchestrator import runs
 from orchestrator.db import Database
+from orchestrator.direct import Direct
 from orchestrator.events import frames
 from orchestrator.events.publisher import stream_key
 from orchestrator.execution.runner import Runner
@@ -241,6 +242,47 @@ async def test_a_worker_that_is_stopped_while_an_answer_is_lost_tells_what_was_w
     assert names.count("thread.message.created") == names.count("thread.message.completed") + names.count(
         "thread.message.incomplete"
     )
+
+
+class Late(Counted):
+    """A statement that opens messages leaves late."""
+
+    def __init__(self, direct: Direct) -> None:
+        super().__init__(direct)
+        self.asked, self.leaves = asyncio.Event(), asyncio.Event()
+
+    async def fetch(self, statement: str, *arguments: Json) -> list[Json]:
+        if statement == MESSAGES:
+            self.asked.set()
+            await self.leaves.wait()
+        return await super().fetch(statement, *arguments)
+
+
+async def test_a_worker_that_is_stopped_while_a_statement_is_under_way_tells_what_it_has_done(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    assert bare.database.direct is not None
+    await asyncio.to_thread(scripted.script, Reply.text("One two."))
+    run = await queued(bare, project_id, "Count!")
+    direct = Late(bare.database.direct)
+    runner = Runner(Database(bare.database.engine, bare.database.publisher, direct), bare.model, "9", bare_settings)
+    worker = asyncio.create_task(runner.run(run.id, run.attempt))
+    await asyncio.wait_for(direct.asked.wait(), DEADLINE)
+
+    worker.cancel()
+    await asyncio.sleep(0)
+    direct.leaves.set()
+    await asyncio.wait([worker], timeout=DEADLINE)
+
+    assert worker.cancelled()
+    names = [frames.last_event(frame) for frame in await told(bare, run.id)]
+    assert names[-5:] == [
+        "thread.run.step.in_progress",
+        "thread.message.created",
+        "thread.message.in_progress",
+        "thread.message.incomplete",
+        "thread.run.step.failed",
+    ]
 
 
 class Stopping(Database):
