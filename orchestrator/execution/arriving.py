@@ -32,11 +32,12 @@ _READ: Final = f"""
 SELECT {RUN.of("r")}, most, said.*, called.*,
     CASE WHEN attempt > 1 THEN (SELECT json_agg(row_to_json(m))::text FROM messages m WHERE m.run_id = r.id) END,
     CASE WHEN attempt > 1 THEN (
-        SELECT json_agg(row_to_json(s))::text FROM run_steps s WHERE s.run_id = r.id AND s.type = 'tool_calls'
+        SELECT (json_agg(row_to_json(s)) FILTER (WHERE s.type = 'tool_calls'))::text FROM run_steps s
+        WHERE s.run_id = r.id  -- and no more, or an index of all calls might be searched
     ) END
 FROM (
     SELECT *, CASE WHEN {_LAST} IS NULL THEN {_FIRST}::int ELSE least({_LAST}::int, {_LARGEST}::int) END AS most
-    FROM claimed
+    FROM claimed OFFSET 0  -- worked out once for each run, not wherever it is asked for
 ) r,
 LATERAL (
     SELECT array_agg(position), array_agg(run_id), array_agg(role), array_agg(kept), max(total),

@@ -422,6 +422,13 @@ async def test_a_run_of_a_long_thread_costs_a_walk_to_its_last_messages(
     scans = [node for node in found if "Relation Name" in node and "Scan" in node["Node Type"]]
     assert {scan["Relation Name"] for scan in scans} == {"runs", "messages", "run_steps"}
     assert {scan["Node Type"] for scan in scans} == {"Index Scan"}
+    assert {scan["Index Name"] for scan in scans} == {
+        "runs_pkey",
+        "messages_thread_id_position",
+        "messages_run_id_thread_id_position",
+        "run_steps_tool_calls",
+        "run_steps_run_id_position",
+    }
     for scan in scans:
         rows = scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Join Filter", 0)
         assert rows <= 110, scan
