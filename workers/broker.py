@@ -183,8 +183,9 @@ class Channel(stock.Channel):
         return nullcontext(self._commands)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Json]:
-        # The library's own pauses between attempts, up to 10 s, would keep the hub from noticing that Redis is back.
-        return {**super()._connparams(asynchronous), "retry": Retry(NoBackoff(), 1)}  # type: ignore[misc]
+        # The library's own pauses between attempts, up to 10 s, would hold up the hub. A connection that the hub reads
+        # from must not be made anew behind its back at all: the attempt would wait for ever for what nobody will send.
+        return {**super()._connparams(asynchronous), "retry": Retry(NoBackoff(), 0 if asynchronous else 1)}  # type: ignore[misc]
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if time.monotonic() >= self._refused_until:
