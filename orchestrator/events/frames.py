@@ -96,13 +96,17 @@ class Track:
             self._head = b"\nevent: thread.message.delta\ndata: " + _TEXT_HEAD % message_id.encode()
         run_id, attempt, seq, head = self.run_id, self.attempt, self._seq, self._head
         made: list[Frame] = []
+        new = tuple.__new__
         for text in texts:
             seq += 1
             value = orjson.dumps(text)
             if not text.isascii():
                 value = _in_one_line(value)
-            tail = _TEXT_END if made or not first else _FIRST_TEXT_END
-            made.append(Frame(run_id, Cursor(attempt, seq), b"id: %d-%d%b%b%b\n\n" % (attempt, seq, head, value, tail)))
+            tail = _FIRST_TEXT_END if first and not made else _TEXT_END
+            data = b"id: %d-%d%b%b%b\n\n" % (attempt, seq, head, value, tail)
+            made.append(
+                new(Frame, (run_id, new(Cursor, (attempt, seq)), data))
+            )  # their own constructors take twice as long
         self._seq = seq
         return made
 

@@ -136,7 +136,7 @@ async def complete_step(session: Session, step: RunStep, **values: Json) -> RunS
 def leading_texts(deltas: list[Delta], start: int) -> list[str]:
     """The texts from `start` on, up to something else."""
     texts: list[str] = []
-    for delta in deltas[start:]:
+    for delta in deltas[start:] if start else deltas:
         if type(delta) is not TextDelta:
             break
         texts.append(delta.text)
