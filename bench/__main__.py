@@ -10,7 +10,9 @@ from bench.compare import compare
 from bench.growth import growth
 from bench.latency import latency
 from bench.limits import at_once, limits
+from bench.limits_postgres import postgres
 from bench.limits_tokens import tokens
+from bench.peers import peers
 from bench.report import RESULTS, ROOT, Options, Scenario, append, show
 from bench.requests import requests
 from bench.scaling import scaling
@@ -31,7 +33,9 @@ SCENARIOS: dict[str, Scenario] = {
     "at-once": at_once,
     "celery": celery_costs,
     "tokens": tokens,
+    "postgres": postgres,
     "growth": growth,
+    "peers": peers,
 }
 """By name, in the order of `all`."""
 

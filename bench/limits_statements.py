@@ -76,9 +76,10 @@ Row = tuple[Any, ...]
 
 
 class Batch:
-    """One kind of statement. Calls that come while others are under way travel together."""
+    """One kind of statement. Calls that come while others are under way travel together; `trips` are counted."""
 
     def __init__(self, work: Callable[[list[Row]], Awaitable[list[Any]]]) -> None:
+        self.trips = 0
         self._work = work
         self._waiting: list[tuple[Row, asyncio.Future[Any]]] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -98,6 +99,7 @@ class Batch:
         await asyncio.sleep(0)
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            self.trips += 1
             try:
                 found = {row[0]: row for row in await self._work([row for row, _ in batch])}
                 for row, future in batch:
