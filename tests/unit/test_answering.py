@@ -29,6 +29,8 @@ class Notes(Journal):
 class Slow:
     """A tool that answers when it is let."""
 
+    clients = False
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.begun = asyncio.Event()

@@ -10,6 +10,7 @@ from orchestrator.tools.function import Function
 
 class Broken:
     name = "broken"
+    clients = False
 
     def offer(self) -> Json:
         return {}
