@@ -159,11 +159,12 @@ async def _scenario(ground: Ground, name: str, clients: tuple[str, ...], rounds:
 
 def _limits(options: Options, title: str, names: tuple[str, ...], clients: tuple[str, ...]) -> Iterator[Table]:
     rounds, share = (1, 0.2) if options.quick else (3, 1.0)
+    note = "medians of interleaved turns; every run was looked at afterwards"
     with limits_ground.running(options) as ground:
-        rows: list[Row] = []
         for name in names:
-            rows += asyncio.run(_scenario(ground, name, clients, rounds, share))
-    yield Table("limits", title, rows, "medians of interleaved turns; every run was looked at afterwards")
+            yield Table(
+                "limits", f"{title}: {name}", asyncio.run(_scenario(ground, name, clients, rounds, share)), note
+            )
 
 
 def limits(options: Options) -> Iterator[Table]:
