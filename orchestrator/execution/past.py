@@ -4,17 +4,19 @@
 
 A thread of 100,000 messages costs what fits into the prompt, not what it holds: pages are index scans from one end.
 Nor may heavy messages (images come as data within them) fill a worker's memory: what is read is weighed by Postgres.
-Further pages are read only when the first ones leave room, in transactions of their own; nothing is held between them.
+Further pages are read only when the first ones leave room, each by itself; nothing is held between them.
 What a run has said and done itself is not the past: it is told in any case (`own`).
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from itertools import takewhile
 from typing import Literal, NamedTuple, TypeAlias
 
 import structlog
 from sqlalchemy import BigInteger, Integer, Select, bindparam, case, func, or_, select, text
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlmodel import col
 
 from orchestrator import tokens
@@ -101,10 +103,10 @@ class Past:
     async def within(self, room: int) -> list[Unit]:
         """What is told in `room` tokens, oldest first; at least the newest message, whether it fits or not."""
         while not self._whole and await self._has_place(room):
-            async with self._database.transaction() as session:
+            async with self._reading() as session:
                 await self._read_older(session, self._next_page(room))
         if not self._whole and self._most is None and self._head is None:
-            async with self._database.transaction() as session:
+            async with self._reading() as session:
                 self._head = await self._read_head(session)
         known = [*(self._head or ()), *self._tail]
         await _measure(self._run.model, known)
@@ -112,6 +114,15 @@ class Past:
         if len(kept) < len(known) or not self._whole:
             log.info("messages_dropped", kept=len(kept), room=room)
         return kept
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Session | None]:
+        """What a page is read in: the short way, if there is one, takes no transaction."""
+        if self._database.direct is not None:
+            yield None
+        else:
+            async with self._database.transaction() as session:
+                yield session
 
     async def _has_place(self, room: int) -> bool:
         """Whether more should be read: the newest message in any case, however much has been called since."""
@@ -129,7 +140,7 @@ class Past:
         average = max(1, size // max(1, len(self._tail)))
         return min(LARGEST_PAGE, max(SMALLEST_PAGE, (room - size) // average + 1))
 
-    async def _read_older(self, session: Session, limit: int) -> None:
+    async def _read_older(self, session: Session | None, limit: int) -> None:
         weight = self._weight
         try:
             items, covered = await self._read(session, "newest", limit)
@@ -145,7 +156,7 @@ class Past:
         if self._most is not None:
             self._keep_last(self._most)
 
-    async def _read_head(self, session: Session) -> list[Unit]:
+    async def _read_head(self, session: Session | None) -> list[Unit]:
         items, _ = await self._read(session, "oldest", truncation.HEAD)
         return units(items)
 
@@ -156,7 +167,7 @@ class Past:
             self._whole = True
 
     async def _read(
-        self, session: Session, end: Literal["newest", "oldest"], limit: int
+        self, session: Session | None, end: Literal["newest", "oldest"], limit: int
     ) -> tuple[list[Said | Called], int]:
         """The `limit` messages next to one end of what is unread, with the tool calls among them, oldest first.
 
@@ -164,7 +175,8 @@ class Past:
         there are more messages, or more calls, than that, the page is the shorter for it.
         """
         newest = end == "newest"
-        await session.execute(FROM_THE_END)
+        if session is not None:
+            await session.execute(FROM_THE_END)
         messages, more = await self._messages(session, newest, limit)
         reach = messages[-1].position if more else 0 if newest else self._from
         calls, more = await self._calls(session, newest, reach)
@@ -172,25 +184,41 @@ class Past:
             reach = calls[-1].position
         return ordered(messages, calls, reach, newest=newest), reach
 
-    async def _messages(self, session: Session, newest: bool, limit: int) -> tuple[list[Said], bool]:
+    async def _messages(self, session: Session | None, newest: bool, limit: int) -> tuple[list[Said], bool]:
         rows, more = await self._weighed(session, _messages(newest), {"before": self._from}, limit)
         return [Said(*row) for row in rows], more
 
-    async def _calls(self, session: Session, newest: bool, reach: int) -> tuple[list[Called], bool]:
+    async def _calls(self, session: Session | None, newest: bool, reach: int) -> tuple[list[Called], bool]:
         bounds = {"before": self._from, "behind": reach} if newest else {"before": reach, "behind": -1}
         rows, more = await self._weighed(session, _calls(newest), bounds, LARGEST_PAGE)
         return [Called(*row) for row in rows], more
 
     async def _weighed(
-        self, session: Session, query: Query, bounds: dict[str, int], limit: int
+        self, session: Session | None, query: Query, bounds: dict[str, int], limit: int
     ) -> tuple[list[Sequence[Json]], bool]:
         """The rows of one of the queries below that are not too heavy, and whether there may be more."""
         of = {"thread_id": self._run.thread_id, "run_id": self._run.id}
-        rows = (await session.execute(query, {**of, **bounds, "limit": limit, "room": HEAVIEST - self._weight})).all()
+        rows = await self._rows(session, query, {**of, **bounds, "limit": limit, "room": HEAVIEST - self._weight})
         kept = list(takewhile(lambda row: row[-2] is not None, rows))
         self._weight += sum(row[-1] for row in kept)
         self._full = self._full or len(kept) < len(rows)
         return [row[:-1] for row in kept], len(kept) < len(rows) or len(rows) == limit
+
+    async def _rows(self, session: Session | None, query: Query, terms: dict[str, Json]) -> Sequence[Sequence[Json]]:
+        if session is not None:
+            return (await session.execute(query, terms)).all()
+        if (direct := self._database.direct) is None:
+            raise RuntimeError("there is no way to the database")
+        statement, names, known = _text(query)
+        terms = {**known, **terms}
+        return await direct.fetch(statement, *[terms[name] for name in names])
+
+
+@lru_cache
+def _text(query: Query) -> tuple[str, tuple[str, ...], dict[str, Json]]:
+    """A query for the short way: its text, the names of its parameters in their order, and the values of some."""
+    written = query.compile(dialect=PGDialect_asyncpg())  # type: ignore[no-untyped-call]
+    return str(written), tuple(written.positiontup or ()), dict(written.params)
 
 
 @lru_cache

@@ -160,7 +160,8 @@ async def _kinds(bare: Resources, project_id: str) -> dict[str, Run]:
     image = Message(thread_id="", role="user", content=[{"type": "image_url", "image_url": {"url": "https://x/y.png"}}])
     last: dict[str, Any] = {"type": "last_messages", "last_messages": 3}
     function = {"type": "function", "function": {"name": "look_up", "parameters": {"z": 1, "a": 2}}}
-    turns: list[Message | RunStep] = [said("Hi"), called("one"), said("It is one.", "assistant"), called(), said("Well?")]
+    turns: list[Message | RunStep] = [said("Hi"), called("one"), said("It is one.", "assistant"), called()]
+    turns.append(said("Well?"))
 
     async def run(*history: Message | RunStep, **fields: Any) -> Run:
         return await run_after(bare, project_id, *history, **fields)

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestrator import assistants, closing, runs, threads
+from orchestrator.db import Database
 from orchestrator.execution import past as pasts
 from orchestrator.execution.conversation import tell
 from orchestrator.execution.past import Past
@@ -70,17 +71,18 @@ async def run_after(bare: Resources, project_id: str, *history: Item, many: int 
         return await runs.create(session, project_id, thread.id, body, lifetime=600)
 
 
-async def begun(bare: Resources, run: Run, window: int = WINDOW) -> Past:
-    """The past of a run, as it is when the run has been claimed."""
-    past = Past(bare.database, run, window)
+async def begun(bare: Resources, run: Run, window: int = WINDOW, *, short: bool = False) -> Past:
+    """The past of a run, as it is when the run has been claimed. Further pages may be read the short way."""
+    database = bare.database if short else Database(bare.database.engine, bare.database.publisher)
+    past = Past(database, run, window)
     async with bare.database.transaction() as session:
         await past.begin(session)
     return past
 
 
-async def told(bare: Resources, run: Run, room: int = ROOM) -> list[Any]:
+async def told(bare: Resources, run: Run, room: int = ROOM, *, short: bool = False) -> list[Any]:
     """The messages that a model would be told in so much room."""
-    return tell(await (await begun(bare, run)).within(room))
+    return tell(await (await begun(bare, run, short=short)).within(room))
 
 
 @contextmanager
@@ -133,6 +135,17 @@ async def test_of_a_long_thread_only_its_ends_are_read_by_index(bare: Resources,
     assert 1_500 < len(messages) < 2_500
 
 
+async def test_further_pages_take_no_transaction_on_the_short_way(bare: Resources, project_id: str) -> None:
+    run = await run_after(bare, project_id, said("Newest"), called(), many=1_000)
+    past = await begun(bare, run, short=True)
+
+    with statements(bare) as seen:
+        messages = tell(await past.within(5_000))
+
+    assert not seen
+    assert messages == await told(bare, run, 5_000)
+
+
 async def test_a_short_thread_is_read_at_once_and_not_counted(bare: Resources, project_id: str) -> None:
     run = await run_after(bare, project_id, said("One"), said("Two"))
 
@@ -159,9 +172,10 @@ async def test_what_was_read_once_is_not_read_again(bare: Resources, project_id:
     assert less[-1] == first[-1]
 
 
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("page", [1, 2, 3, 7])
 async def test_whatever_the_pages_are_the_thread_is_told_whole_and_in_order(
-    bare: Resources, project_id: str, monkeypatch: pytest.MonkeyPatch, page: int
+    bare: Resources, project_id: str, monkeypatch: pytest.MonkeyPatch, page: int, short: bool
 ) -> None:
     for name in ("SMALLEST_PAGE", "FIRST_PAGE", "LARGEST_PAGE"):
         monkeypatch.setattr(pasts, name, page)
@@ -171,7 +185,7 @@ async def test_whatever_the_pages_are_the_thread_is_told_whole_and_in_order(
         history.append(said(f"answer {number}", "assistant"))
     run = await run_after(bare, project_id, *history)
 
-    messages = await told(bare, run, 10_000_000)
+    messages = await told(bare, run, 10_000_000, short=short)
 
     spoken = [message["content"] for message in messages if message["role"] != "assistant" or message["content"]]
     expected = ["before all"]
