@@ -1,11 +1,19 @@
 """Declaring coroutine tasks, and replaying how they ended."""
 
 import asyncio
+import base64
+import json
+import logging
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
+from kombu.utils import json as stock_json
 
+from orchestrator.queue import message
+from workers import json_bodies
 from workers.tasks import AsyncTask, Call, Outcome, RetryError, async_task, replay
 
 
@@ -84,3 +92,87 @@ def test_asking_for_a_retry_ends_the_call() -> None:
         Call({"id": "1"}).retry(exc=reason, countdown=3)
 
     assert asked.value.options == {"exc": reason, "countdown": 3}
+
+
+# -- when Celery's tracer has nothing to do ----------------------------------------------------------------------------
+
+BODY = b'[["run_1"],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+
+
+def delivery(body: Any = BODY, **request: Any) -> tuple[Any, ...]:
+    return "test.plain", "id", request, body, "application/json", "utf-8"
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("celery.app.trace"), "level", logging.WARNING)
+    logging.getLogger("celery.app.trace").manager._clear_cache()  # type: ignore[attr-defined]
+
+
+def plain(app: Celery, **options: Any) -> Any:
+    @async_task(app, name=f"test.plain.{uuid4().hex}", ignore_result=True, shared=False, **options)
+    async def plain(_run_id: str) -> None:
+        """Returns nothing."""
+
+    return plain
+
+
+@pytest.mark.usefixtures("quiet")
+def test_our_messages_and_those_of_celery_are_plain(app: Celery) -> None:
+    theirs = app.amqp.as_task_v2("id", "test.plain", args=("run_1",))
+    ours = base64.b64decode(json.loads(message("test.plain", "run_1")[1])["body"])
+
+    assert plain(app).is_plain(delivery(ours))
+    assert plain(app).is_plain(delivery(json.dumps(theirs.body).encode()))
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    "other",
+    [
+        delivery(ignore_result=False),
+        delivery(BODY.replace(b'"callbacks":null', b'"callbacks":[{"task":"next"}]')),
+        delivery(BODY.replace(b'"chord":null', b'"chord":{"task":"next"}')),
+        delivery([["run_1"], {}, {}]),
+    ],
+)
+def test_a_message_that_asks_for_more_goes_through_the_tracer(app: Celery, other: tuple[Any, ...]) -> None:
+    assert not plain(app).is_plain(other)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_task_that_has_hooks_goes_through_the_tracer(app: Celery) -> None:
+    assert not plain(app, on_success=lambda *_: None).is_plain(delivery())
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("signal", [signals.task_prerun, signals.task_success, signals.task_postrun])
+def test_a_task_that_somebody_listens_to_goes_through_the_tracer(app: Celery, signal: Any) -> None:
+    task = plain(app)
+
+    def hear(**_: Any) -> None:
+        """Hears."""
+
+    signal.connect(hear)
+    try:
+        assert not task.is_plain(delivery())
+    finally:
+        signal.disconnect(hear)
+    assert task.is_plain(delivery())
+
+
+# -- reading JSON ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": [1, 2.5, None, "größe"]}, {"at": datetime(2026, 11, 23, tzinfo=UTC)}, [float("inf")], "\ud800", ""]
+)
+def test_json_is_read_as_kombu_reads_it(value: Any) -> None:
+    document = stock_json.dumps(value)
+
+    assert json_bodies.loads(document) == json_bodies.loads(document.encode()) == stock_json.loads(document) == value
+
+
+def test_what_is_no_json_is_refused_as_kombu_does() -> None:
+    with pytest.raises(ValueError, match="Expecting"):
+        json_bodies.loads(b"{")
