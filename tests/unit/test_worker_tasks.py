@@ -23,7 +23,7 @@ def app() -> Celery:
 
 
 def declared(app: Celery) -> Any:
-    @async_task(app, name="test.double")
+    @async_task(app, name="test.double", shared=False)
     async def double(number: int) -> int:
         """Twice as much."""
         return 2 * number
