@@ -93,7 +93,7 @@ class Claims:
         """The journal of a run that has come with all that it begins with."""
         run = arriving.run_of(row)
         track, deadline = Track(run.id, run.attempt), self._deadline(run)
-        self._database.publisher.frame(track.frame("thread.run.in_progress", objects.dump(objects.run(run))))
+        self._tell_begun(run, track)
         _log_claimed(run)
         try:
             page, own = arriving.page_of(row), arriving.own_of(row)
@@ -203,8 +203,13 @@ class Claims:
         else:
             log.info("run_ended", run_id=run.id, status=ended and ended.status)
 
+    def _tell_begun(self, run: Run, track: Track) -> None:
+        self._database.publisher.frame(track.frame("thread.run.in_progress", objects.dump(objects.run(run))))
+
     async def _release_row(self, row: Json) -> None:
-        await self._release(arriving.run_of(row))
+        run = arriving.run_of(row)
+        self._tell_begun(run, Track(run.id, run.attempt))  # whoever takes it over will not
+        await self._release(run)
 
     async def _release(self, run: Run) -> None:
         async with self._database.transaction() as session:

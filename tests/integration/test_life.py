@@ -20,9 +20,9 @@ from orchestrator import closing, db, housekeeping, lifecycle
 from orchestrator.db import Session
 from orchestrator.migrate import migrate
 from orchestrator.settings import Settings
-from tests.life.explorer import Broken, every_order, some_order
+from tests.life.explorer import Broken, every_order, playing, some_order
 from tests.life.pairs import STATES, VERBS, Brake, Pairs
-from tests.life.world import Cast, Ground
+from tests.life.world import Cast, Ground, World
 from tests.stack import Stack
 
 LONG = os.environ.get("ASSISTANTD_STORM") == "long"
@@ -125,6 +125,15 @@ async def test_two_who_meet_come_one_after_the_other(pairs: Pairs, state: str) -
         after = 1
         while await pairs.play(state, first, second, after):
             after += 1 if LONG else 2
+
+
+async def test_a_claim_that_is_under_way_when_its_worker_stops_is_told_before_others_go_on(ground: Ground) -> None:
+    cast = Cast(faults=("shutdown", "again"), workers=2, direct=True)
+    steps = "W1 takes 0, again, shutdown, W2 takes 0, W1 goes on, W2 goes on, W2 goes on, W1 goes on, W2 takes 0"
+    async with playing(World(ground, cast)) as world:
+        for step in steps.split(", "):
+            await world.step(step)
+        await world.rest()
 
 
 async def nothing(*_: Any, **__: Any) -> None:
