@@ -17,7 +17,8 @@ from orchestrator.events import frames
 from orchestrator.events.publisher import stream_key
 from orchestrator.execution.runner import Runner
 from orchestrator.foreign import Json
-from orchestrator.plain_lines import CALLS, CALLS_AFTER_MESSAGES, COMPLETIONS, FREE, MESSAGES, RESTS, TURNS
+from orchestrator.plain_lines import FREE
+from orchestrator.plain_statements import CALLS, CALLS_AFTER_MESSAGES, COMPLETIONS, MESSAGES, RESTS, TURNS
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from orchestrator.tables import Message, Run, RunAttempt, RunStep, WebhookDelivery
