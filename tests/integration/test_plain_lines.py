@@ -91,7 +91,7 @@ async def test_a_creator_who_commits_while_a_statement_is_under_way_is_seen(
     at_work: AtWork, bare_settings: Settings
 ) -> None:
     """The statement has begun, and holds no lock yet, when somebody makes a run wait for the thread."""
-    (line,) = await at_work.saying()
+    line, another = await at_work.saying(2)  # both lock what they find free: one thread for each
     connection = await asyncpg.connect(bare_settings.database_url.get_secret_value())
     definition = "SELECT pg_get_functiondef('assistantd_complete_runs_1'::regproc)"
     paused, times = re.subn(
@@ -109,15 +109,16 @@ async def test_a_creator_who_commits_while_a_statement_is_under_way_is_seen(
 
     await connection.execute("SELECT pg_advisory_lock(4713)")
     late = asyncio.create_task(at_work.direct.fetch(PAUSED, *([each] for each in line), 10**6, None))
-    short = asyncio.create_task(other.fetchval(naive, line.thread_id))
+    short = asyncio.create_task(other.fetchval(naive, another.thread_id))
     await _until_both_wait(at_work)
-    await at_work.behind(line)
+    for each in (line, another):
+        await at_work.behind(each)
     await connection.execute("SELECT pg_advisory_unlock(4713)")
     rows = await asyncio.wait_for(late, DEADLINE)
     seen = await asyncio.wait_for(short, DEADLINE)
     await connection.execute("DROP FUNCTION assistantd_complete_runs_paused")
-    for each in (connection, other):
-        await each.close()
+    await connection.close()
+    await other.close()
 
     assert seen is False  # one statement is not enough
     assert rows == []
