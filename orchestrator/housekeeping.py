@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 
 import structlog
-from sqlalchemy import Row, case, func, or_, select, update
+from sqlalchemy import Row, Select, bindparam, case, func, or_, select, text, update
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
 
 from orchestrator import closing, db, lifecycle, orphans, places, turns
@@ -118,15 +120,14 @@ async def keep_the_time(database: Database, interval: float = 2.0) -> None:
 
 
 async def _first(session: Session, number: int) -> bool:
-    taken = select(func.pg_try_advisory_xact_lock(LOCK_CLASS, number))
-    return bool((await session.execute(taken)).scalar_one())
+    return bool((await session.execute(ALONE, {"class": LOCK_CLASS, "number": number})).scalar_one())
 
 
 async def _look(session: Session) -> _Due:
     return _Due(
-        left=await _due(session, LEFT_CANCELLING),
-        overdue=await _due(session, _overdue()),
-        ownerless=await _ownerless(session),
+        left=(await session.execute(_left())).scalars().all(),
+        overdue=(await session.execute(_overdue())).scalars().all(),
+        ownerless=(await session.execute(_ownerless())).all(),
         vacant=await places.vacancies(session),
     )
 
@@ -148,32 +149,10 @@ def _told(swept: Swept) -> Swept:
 
 async def _wake(session: Session, attempts: int) -> int:
     """Enqueue again what waits for a worker: queued, or left in progress by one."""
-    unexpired, hope = col(Run.expires_at) > EPOCH, col(Run.losses) < attempts
-    due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, _IS_TIME, unexpired, hope)
-    again = update(Run).where(col(Run.id).in_(due.limit(WAKE_UPS).with_for_update(key_share=True, skip_locked=True)))
-    again_ = again.values(wake_at=_wake_again_at()).returning(col(Run.id), col(Run.attempt))
-    woken = (await session.execute(again_, execution_options=UNSEEN)).all()
+    woken = (await session.execute(_due_to_be_woken(), {"attempts": attempts}, execution_options=UNSEEN)).all()
     for run in woken:
         session.enqueue(lifecycle.EXECUTE, run.id, run.attempt)
     return len(woken)
-
-
-def _wake_again_at() -> Json:
-    """When a wake-up that is sent now is sent again."""
-    this = (col(RunAttempt.run_id) == col(Run.id)) & (col(RunAttempt.attempt) == col(Run.attempt))
-    left_for = func.now() - select(col(RunAttempt.ended_at)).where(this).scalar_subquery()
-    soon, patience = timedelta(seconds=SOON), timedelta(seconds=lifecycle.PATIENCE)
-    pause = func.least(func.greatest(left_for, soon), patience)
-    return case((col(Run.status) == "in_progress", func.now() + pause), else_=lifecycle.wake_later())
-
-
-def _overdue() -> Json:
-    """What is past its time; a live worker gets a moment to end it by itself."""
-    return or_(col(Run.expires_at) <= EPOCH - GRACE, (col(Run.expires_at) <= EPOCH) & col(Run.owner).is_(None))
-
-
-async def _due(session: Session, condition: Json) -> Sequence[str]:
-    return (await session.execute(select(col(Run.id)).where(IS_UNFINISHED, condition).limit(BATCH))).scalars().all()
 
 
 async def _end_each(database: Database, run_ids: Sequence[str], ending: Ending) -> int:
@@ -202,14 +181,6 @@ async def _expire(session: Session, run: Run) -> Run | None:
     return await closing.end(session, run, "expired", attempt="next")
 
 
-async def _ownerless(session: Session) -> Sequence[Row[str, str]]:
-    """Projects and threads that runs wait for and none owns."""
-    other = aliased(Run)
-    owned = select(col(other.id)).where(col(other.thread_id) == col(Run.thread_id), IS_ACTIVE).exists()
-    due = select(col(Run.project_id), col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > EPOCH, ~owned)
-    return (await session.execute(due.distinct().limit(BATCH))).all()
-
-
 async def _hand_on(database: Database, ownerless: Sequence[Row[str, str]]) -> int:
     """Give threads to the runs that wait for them: one that cannot be given does not keep the others from theirs."""
     handed = 0
@@ -232,6 +203,49 @@ async def _fill(database: Database, project_ids: Sequence[str]) -> int:
         except Exception:
             log.exception("places_not_given", project_id=project_id)
     return placed
+
+
+# The statements, each built once: building them all cost an idle worker a fiftieth of a processor.
+
+ALONE = text("SELECT pg_try_advisory_xact_lock(:class, :number)")
+
+
+@lru_cache
+def _due_to_be_woken() -> ReturningUpdate[str, int]:
+    unexpired, hope = col(Run.expires_at) > EPOCH, col(Run.losses) < bindparam("attempts")
+    due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, _IS_TIME, unexpired, hope)
+    again = update(Run).where(col(Run.id).in_(due.limit(WAKE_UPS).with_for_update(key_share=True, skip_locked=True)))
+    return again.values(wake_at=_wake_again_at()).returning(col(Run.id), col(Run.attempt))
+
+
+def _wake_again_at() -> Json:
+    """When a wake-up that is sent now is sent again."""
+    this = (col(RunAttempt.run_id) == col(Run.id)) & (col(RunAttempt.attempt) == col(Run.attempt))
+    left_for = func.now() - select(col(RunAttempt.ended_at)).where(this).scalar_subquery()
+    soon, patience = timedelta(seconds=SOON), timedelta(seconds=lifecycle.PATIENCE)
+    pause = func.least(func.greatest(left_for, soon), patience)
+    return case((col(Run.status) == "in_progress", func.now() + pause), else_=lifecycle.wake_later())
+
+
+@lru_cache
+def _left() -> Select[str]:
+    return select(col(Run.id)).where(IS_UNFINISHED, LEFT_CANCELLING).limit(BATCH)
+
+
+@lru_cache
+def _overdue() -> Select[str]:
+    """What is past its time; a live worker gets a moment to end it by itself."""
+    overdue = or_(col(Run.expires_at) <= EPOCH - GRACE, (col(Run.expires_at) <= EPOCH) & col(Run.owner).is_(None))
+    return select(col(Run.id)).where(IS_UNFINISHED, overdue).limit(BATCH)
+
+
+@lru_cache
+def _ownerless() -> Select[str, str]:
+    """Projects and threads that runs wait for and none owns."""
+    other = aliased(Run)
+    owned = select(col(other.id)).where(col(other.thread_id) == col(Run.thread_id), IS_ACTIVE).exists()
+    due = select(col(Run.project_id), col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > EPOCH, ~owned)
+    return due.distinct().limit(BATCH)
 
 
 UNSEEN = {"synchronize_session": False}

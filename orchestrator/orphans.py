@@ -103,8 +103,13 @@ async def wake_again(session: Session) -> int:
 
 async def hopeless(session: Session, most: int, limit: int) -> Sequence[str]:
     """Runs that were lost `most` times in a row and that nobody is at."""
+    return (await session.execute(_hopeless(), {"most": most, "limit": limit})).scalars().all()
+
+
+@lru_cache
+def _hopeless() -> Select[str]:
     due = select(col(Run.id)).where(IS_SUSPECT, col(Run.losses) >= bindparam("most"), col(Run.owner).is_(None))
-    return (await session.execute(due.limit(limit), {"most": most})).scalars().all()
+    return due.limit(bindparam("limit"))
 
 
 async def give_up(session: Session, run: Run) -> Run | None:
