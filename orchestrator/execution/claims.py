@@ -60,7 +60,7 @@ class Claims:
         self._lease = settings.run_lease
         self._windows = windows
         self._under_way: dict[str, asyncio.Event] = {}
-        self._left_behind = 0
+        self._alone = self._left_behind = 0
         self._plain = None if database.direct is None else PlainLines(database.direct, database.bounds)
         self._arrivals: Arrivals | None = None
         if database.direct is not None:
@@ -114,6 +114,7 @@ class Claims:
                 return claimed and claimed.run
             return await self._journal(session, claimed.run, self._deadline(claimed.run))
 
+        self._alone += 1
         try:
             return await self._patiently(Once(self._database), claim)
         except Exception as error:
@@ -122,6 +123,8 @@ class Claims:
             log.exception("run_unreadable", run_id=run_id)
             await self._fail_unread(run_id, attempt)
             return None
+        finally:
+            self._alone -= 1
 
     async def _take_over(self, run: Run) -> Journal | None:
         async def recall(session: Session) -> Journal:
@@ -221,13 +224,13 @@ class Claims:
         return await patiently(self._database, lambda: once.attempt(work), until=until)
 
     async def _all_are_claimed(self) -> None:
-        """Return when no claim is under way and none of a run that was left behind was made for a moment, or when that
-        takes so long that others have to wait.
+        """Return when no claim is under way that may be of a run which was left behind, and none of them was made for a
+        moment, or when that takes so long that others have to wait.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(CALM):
                 known = -1
-                while self._under_way or self._left_behind != known:
+                while self._alone or self._left_behind != known:
                     known = self._left_behind
                     await asyncio.sleep(LULL)
 

@@ -16,6 +16,7 @@ from orchestrator import attempts, closing, housekeeping, lifecycle, presence, r
 from orchestrator.db import Database, Session
 from orchestrator.events.frames import Track
 from orchestrator.execution import claims as claiming
+from orchestrator.execution.arrivals import Arrivals
 from orchestrator.execution.claims import Claims
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
@@ -434,9 +435,9 @@ async def test_a_run_that_is_cancelled_before_it_is_found_to_be_unreadable_is_ca
     await play.set_(truncation_strategy=["x"])
     end_unread = Claims.end_unread
 
-    async def overtaken(claims: Claims, run: Run, claimed: Session | None = None) -> None:
+    async def overtaken(claims: Claims, run: Run, track: Track | None = None) -> None:
         await play.set_(status="cancelling")
-        await end_unread(claims, run, claimed)
+        await end_unread(claims, run, track)
 
     monkeypatch.setattr(Claims, "end_unread", overtaken)
     await play.carry()
@@ -490,13 +491,17 @@ async def test_a_run_that_was_left_behind_does_not_wait_for_those_that_come_new(
     await play.begin()
     await play.set_(status="in_progress")
 
-    async def come() -> None:
-        while True:
-            with claims._claiming():
-                pass
-            await asyncio.sleep(0.01)
+    take, other = Arrivals.take, asyncio.Event()
 
-    coming = asyncio.create_task(come())
+    async def slow(arrivals: Arrivals, run_id: str, attempt: int, until: float) -> Any:
+        if run_id != play.run_id:
+            other.set()
+            await asyncio.Event().wait()
+        return await take(arrivals, run_id, attempt, until)
+
+    monkeypatch.setattr(Arrivals, "take", slow)
+    coming = asyncio.create_task(claims.take("run_new", 0))
+    await other.wait()
     journal = await asyncio.wait_for(claims.take(play.run_id), DEADLINE)
     coming.cancel()
     await asyncio.wait([coming])

@@ -50,7 +50,7 @@ class Listener:
     def __init__(self, connection: Connection, name: str, prefetch: int, *, no_ack: bool = False) -> None:
         self.heard: list[Any] = []
         self.connection = connection
-        self.channel: Any = connection.channel()
+        self.channel = cast("Any", connection.channel())
         self.broken = False
         self.channel.basic_qos(0, prefetch, False)
         self.consumer: Any = Consumer(self.channel, [Queue(name)], on_message=self._hear, no_ack=no_ack)
@@ -119,7 +119,7 @@ def held(redis: "Redis") -> int:
     assert set(cast("list[str]", redis.hkeys("unacked"))) == set(
         cast("list[str]", redis.zrange("unacked_index", 0, -1))
     )
-    return int(cast("int", redis.hlen("unacked")))
+    return int(redis.hlen("unacked"))
 
 
 def waiting(redis: "Redis", name: str) -> int:

@@ -86,7 +86,7 @@ class Lists:
         self.asked = 0
         self.told = asyncio.Event()
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         """Nobody asks."""
         raise NotImplementedError
 
