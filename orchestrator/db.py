@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from orchestrator import queue
 from orchestrator.bounds import Bounds
-from orchestrator.direct import Direct
+from orchestrator.direct import Direct, connect
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import CANCELS, Publisher
 from orchestrator.foreign import Json
@@ -72,6 +72,7 @@ def engine(settings: Settings, *, patient: bool = False, connections: int | None
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args={
+            "async_creator_fn": connect,
             "timeout": settings.database_timeout,
             "command_timeout": timeout,
             "server_settings": session_settings(settings, timeout),

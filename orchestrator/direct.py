@@ -8,6 +8,7 @@ JSON columns come and go as Python values. What is fetched are asyncpg's records
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -48,6 +49,7 @@ class Direct:
             timeout=self._timeout,
             command_timeout=self._timeout,
             server_settings=self._session,
+            connect=connect,
             init=_codecs,
             reset=_leave_as_it_is,
         )
@@ -69,6 +71,18 @@ class Direct:
         finally:
             await self._pool.release(connection)
         return found
+
+
+async def connect(*address: Json, **how: Json) -> Json:
+    """A connection of asyncpg's, made as it is told. Raises ConnectionError whatever the reason is for which the server
+    cannot be reached: what the system says of hosts, routes and sockets are errors of many kinds.
+    """
+    try:
+        return await asyncpg.connect(*address, **how)
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
 
 
 async def _codecs(connection: Json) -> None:

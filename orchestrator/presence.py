@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator import lifecycle, roster
 from orchestrator.background import background
 from orchestrator.db import Database, Session, session_settings
+from orchestrator.direct import connect
 from orchestrator.errors import LeaseLost, RunCancelled, RunStopped
 from orchestrator.settings import Settings
 
@@ -78,7 +79,7 @@ class Presence:
         session of ours, which Postgres has not given up yet, holds it: nobody takes us for dead meanwhile.
         """
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
+            self._connection = await connect(
                 self._url, timeout=self._timeout, command_timeout=self._timeout, server_settings=self._session
             )
             try:

@@ -1,6 +1,7 @@
 """Statements that go to Postgres directly: values come and go as they are, and a lost connection is made anew."""
 
 import asyncio
+import errno
 
 import asyncpg
 import pytest
@@ -53,3 +54,31 @@ async def test_a_wrong_statement_does_not_pass(bare_settings: Settings) -> None:
 
     assert not db.passes(wrong.value)
     assert db.describe(wrong.value) == "UndefinedTableError 42P01"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        OSError("Multiple exceptions: refused at ::1, refused at 127.0.0.1"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),  # the socket of a Postgres that is stopped
+    ],
+)
+async def test_a_database_that_cannot_be_reached_passes_whatever_the_reason(
+    bare_settings: Settings, monkeypatch: pytest.MonkeyPatch, trouble: OSError
+) -> None:
+    async def unreachable(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(asyncpg, "connect", unreachable)
+    engine = db.engine(bare_settings)
+    async with db.direct(bare_settings).opened() as direct:
+        with pytest.raises(ConnectionError) as on_the_short_way:
+            await direct.fetch("SELECT 1")
+        with pytest.raises(ConnectionError) as on_the_long_way:
+            async with engine.connect():
+                pass
+    await engine.dispose()
+
+    assert db.passes(on_the_short_way.value)
+    assert db.passes(on_the_long_way.value)
