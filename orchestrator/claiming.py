@@ -14,8 +14,12 @@ from orchestrator.lifecycle import FROM
 from orchestrator.tables import EPOCH, HOLDS_PLACE
 
 CLOCK: Final = str(EPOCH)
-LIVES: Final = f"status IN ({', '.join(repr(status) for status in FROM['in_progress'])})"
-DUE: Final = f"{HOLDS_PLACE.text} AND expires_at > {CLOCK}"
+STATUS: Final = "(status || '')"
+"""Runs are found by their ids. Said plainly, what they have to be like would lead Postgres, while it knows little of
+the table, to partial indexes: it would walk through all runs that are not over, for each batch.
+"""
+LIVES: Final = f"{STATUS} IN ({', '.join(repr(status) for status in FROM['in_progress'])})"
+DUE: Final = f"{HOLDS_PLACE.text.replace('status', STATUS)} AND expires_at > {CLOCK}"
 ASKED: Final = 5
 """Parameters of the statement: ids and attempts, as arrays; the owner, the seconds of its lease, its worker's name."""
 
@@ -23,7 +27,7 @@ ASKED: Final = 5
 def claimed(*, again: bool = False) -> str:
     """The beginning of a statement, which goes on with a query of `claimed`: the rows of the runs that were taken."""
     plain = f"attempt = fence AND {LIVES} AND {DUE}"
-    ours = "attempt = fence + 1 AND status = 'in_progress' AND owner = $3"
+    ours = f"attempt = fence + 1 AND {STATUS} = 'in_progress' AND owner = $3"
     return f"""
 WITH wanted AS (SELECT * FROM unnest($1::text[], $2::int[]) AS w (run_id, fence)),
 free AS MATERIALIZED (
