@@ -150,12 +150,15 @@ class Connection(asyncio.Protocol):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def lingers(self, when_over: "Callable[[Connection], None]") -> bool:
-        """Call `when_over` when the answer's end comes, or shortly after; False if it is over now."""
+        """Call `when_over` when the answer's end comes, or shortly after, whatever comes instead; False if it is over
+        now.
+        """
         if self.over or self._transport.is_closing():
             return False
-        self._when_over = when_over
         self.take()
-        self.expect(LINGER)
+        self._when_over = when_over
+        self._silence = LINGER
+        self._watch_silence(LINGER)
         return True
 
     def rest(self, free: "dict[Connection, float]") -> None:
@@ -181,7 +184,8 @@ class Connection(asyncio.Protocol):
             self.keep = False
             self._transport.abort()
             return
-        self._heard = self._loop.time()
+        if self._when_over is None:
+            self._heard = self._loop.time()
         self._aside += len(data)
         try:
             self._parser.feed_data(data)

@@ -235,6 +235,8 @@ class Inflater:
 
     def feed(self, data: bytes) -> bytes:
         """What `data` adds, or the first part of it. Raises BrokenError."""
+        if self._stream is not None and self._stream.eof:
+            return b""  # zlib would keep all that follows
         if self._stream is None:
             bare = self._encoding == "deflate" and data[0] & 0x0F != zlib.DEFLATED  # some leave out zlib's head
             self._stream = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS + 32)

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from orchestrator import http_connection, http_stream
 from orchestrator.http_connection import BrokenError, SilenceError
-from orchestrator.http_stream import Answer, Server, Target
+from orchestrator.http_stream import Answer, Inflater, Server, Target
 
 DEADLINE = 60.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\nX-Request-Id: req_1\r\n"
@@ -400,6 +400,24 @@ async def test_an_answer_whose_end_is_not_needed_gives_its_connection_back_when_
         assert not server._free
 
 
+async def test_an_answer_that_goes_on_although_its_end_is_not_needed_is_cut() -> None:
+    async def chatter(writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(CHUNKED)
+        while True:
+            writer.write(b"5\r\nhello\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async with Script(chatter).running() as server:
+        answer = await ask(server)
+        await answer.read()
+        await answer.reach_end()
+        answer.close()
+        await until(lambda: not server._busy)
+
+        assert not server._free
+
+
 @pytest.mark.parametrize("size", [11, 3_000_000])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "bare deflate", "identity"])
 async def test_a_body_that_was_compressed_unasked_is_read(encoding: str, size: int) -> None:
@@ -423,6 +441,17 @@ async def test_a_body_that_only_claims_to_be_compressed_is_broken() -> None:
     async with Script(head).running() as server:
         with pytest.raises(BrokenError):
             await everything(await ask(server))
+
+
+def test_what_comes_behind_a_compressed_body_is_not_kept() -> None:
+    inflater = Inflater.of("gzip")
+    assert inflater is not None
+
+    bodies = [inflater.feed(data) for data in (gzip.compress(b"hello"), b"more", b"and more")]
+
+    assert bodies == [b"hello", b"", b""]
+    assert inflater._stream is not None
+    assert not inflater._stream.unused_data
 
 
 def certificate(folder: Path, host: str) -> Path:
