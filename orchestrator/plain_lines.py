@@ -14,6 +14,7 @@ What must not be forgotten:
   sees what was committed before it began; hence the function (migration 0009), whose statements each look anew.
 - A statement whose answer was lost may be sent again, and may even arrive late: ids are the caller's, so nothing is
   there twice; a turn is saved once; and an attempt that has ended writes nothing.
+- One batch may hold lines of two attempts at a run, of which this process is still at the one that was taken from it.
 - Postgres guesses how many rows it is given. Only subqueries with LIMIT keep it to its indexes, and connections that do
   not take whole tables into account (see `direct`).
 """
@@ -158,6 +159,8 @@ class PlainLines:
                 self._under_way.discard(answered)
                 answered.set_result(None)
             written = {row[0]: row for row in rows}
+            if written and len({line.run_id for line in lines}) < len(lines):
+                return _of_the_newest(lines, written)
             return [written.get(line.run_id) for line in lines]
 
         return carry_out
@@ -176,6 +179,14 @@ def _traces(line: Asked) -> tuple[Json, ...]:
         case Completion():
             return line.attempt, "completed", line.message_id
     return (line.step_id,)
+
+
+def _of_the_newest(lines: list[Json], written: dict[str, Row]) -> list[Row]:
+    """The answers to lines of which some are of one run. It was taken from this process, and came back: what was
+    written is the line of its newest attempt, for others have ended.
+    """
+    newest = {line.run_id: line.attempt for line in sorted(lines, key=attrgetter("attempt"))}
+    return [written.get(line.run_id) if line.attempt == newest[line.run_id] else None for line in lines]
 
 
 BY_RUN = attrgetter("run_id")

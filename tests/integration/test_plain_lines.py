@@ -6,6 +6,7 @@ import re
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from sqlmodel import col
 
 from orchestrator import messages, threads
 from orchestrator.bounds import Bounds
@@ -13,6 +14,7 @@ from orchestrator.places import MARGIN
 from orchestrator.plain_lines import PlainLines
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
+from orchestrator.tables import Run
 from tests.integration.plain_scene import DEADLINE, AtWork
 
 
@@ -168,3 +170,21 @@ async def test_a_statement_that_arrives_twice_or_late_changes_nothing(at_work: A
 
     assert (await at_work.lines.happened(line))["completed_at"] is not None
     assert [message.content[0]["text"]["value"] for message in await at_work.said(line.run_id)] == ["Hi"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_line_of_an_attempt_that_is_over_is_not_written_beside_one_of_the_next(
+    at_work: AtWork, order: int
+) -> None:
+    """The run was taken from this process and came back to it, before the former attempt knew."""
+    (run,) = await at_work.claimed()
+    stale, line = at_work.message(run), at_work.message(run)
+    line = line._replace(attempt=run.attempt + 1)
+    async with at_work.bare.database.transaction() as session:
+        await session.execute(sa.update(Run).where(col(Run.id) == run.id).values(attempt=line.attempt))
+
+    asked = [stale, line][::order]
+    written = await asyncio.wait_for(asyncio.gather(*map(at_work.lines.message, asked)), DEADLINE)
+
+    assert [row is not None for row in written] == [False, True][::order]
+    assert [message.id for message in await at_work.said(run.id)] == [line.message_id]
