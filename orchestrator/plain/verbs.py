@@ -5,6 +5,7 @@ of a statement's answer, and if Postgres refuses a statement as a whole, each of
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple, cast
 
@@ -151,7 +152,8 @@ class Plain:
     async def _retrieve_runs(self, asked: list[tuple[str, str, str]]) -> list[Run | None]:
         found: list[Run | None] = [None] * len(asked)
         for row in await self._fetch(statements.RETRIEVE_RUNS, *map(list, zip(*asked, strict=True))):
-            found[row[0] - 1] = records.run(statements.RUN.values(row[1:]))
+            with suppress(ValueError):  # what cannot be read is the trouble of who asked for it, and of nobody else
+                found[row[0] - 1] = records.run(statements.RUN.values(row[1:]))
         return found
 
     async def _page(

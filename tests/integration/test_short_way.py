@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from orchestrator import lifecycle, messages, runs
 from orchestrator.bounds import Bounds
@@ -201,6 +202,19 @@ async def test_runs_are_retrieved_together_each_by_its_own_ids(scene: ShortWay, 
     assert [run and run.id for run in found] == [first.id, None, second.id, None, None, first.id]
     assert found[0] is not None
     assert objects.run(found[0]) == objects.run(first)
+
+
+async def test_a_run_that_cannot_be_read_is_no_trouble_for_those_that_are_retrieved_with_it(
+    scene: ShortWay, plain: Plain
+) -> None:
+    good, bad = await scene.create(), await scene.create()
+    await scene.set_(bad, tools=sa.text("""'["\\ud800"]'"""))
+
+    found = await asyncio.gather(
+        *(plain.retrieve_run(scene.project_id, scene.thread_id, run.id) for run in (good, bad, good))
+    )
+
+    assert [run and run.id for run in found] == [good.id, None, good.id]
 
 
 # -- in any other case it does nothing --
