@@ -49,6 +49,7 @@ class Express:
                 raise
             response = unavailable(error)
         if response is None:
+            scope["state"].pop("project_id", None)  # the long way finds out for itself
             await self.app(scope, _again(heard, receive), send)
         else:
             scope["route"] = verb

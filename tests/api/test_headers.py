@@ -57,6 +57,16 @@ def test_case_129_the_same_headers_are_on_objects_errors_streams_and_unknown_rou
     assert [answer.status_code for answer in foreign] == [404, 405, 401]
 
 
+def test_case_129_what_is_no_json_is_answered_alike_on_every_route(http: Http) -> None:
+    thread = http.post("/threads")["id"]
+    http.post(f"/threads/{thread}/messages", {"role": "user", "content": "Hi"})  # the key is known from here on
+
+    answers = [http.client.post(path, content=b"{") for path in ("/threads", f"/threads/{thread}/messages")]
+
+    assert answers[0].content == answers[1].content
+    assert answers[0].headers.keys() == answers[1].headers.keys()
+
+
 def test_case_129_the_organization_has_the_name_that_it_was_given(strict: Http) -> None:
     assert strict.client.get("/models").headers["openai-organization"] == "acme-7"
 
