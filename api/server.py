@@ -18,9 +18,11 @@ import structlog
 import uvicorn
 from typing_extensions import override
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.app import create_app
 from api.leaving import Leaving
+from api.outlet import OutspokenProtocol
 from orchestrator.settings import Settings
 
 SILENCE = 60.0
@@ -78,6 +80,8 @@ class Server(uvicorn.Server):
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.http_protocol_class is HttpToolsProtocol:
+            self.config.http_protocol_class = OutspokenProtocol
         await super().startup(sockets)
         for server in self.servers:
             for listening in server.sockets:

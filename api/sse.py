@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from api.leaving import Leaving
+from api.outlet import outlet
 from api.waiting import while_connected
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest
 from orchestrator.events.follower import Follower
 from orchestrator.events.frames import DONE, START, Cursor, error_frame
-from orchestrator.events.listener import PING
+from orchestrator.events.listener import PING, Outlet
 
 log = structlog.get_logger(__name__)
 
@@ -73,13 +74,13 @@ class EventStream(Response):
         """Send it while the client listens; otherwise raise ClientDisconnect."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with self._leaving.awaited() as leaving:
-            over = await while_connected(receive, self._relay(send), leaving)
+            over = await while_connected(receive, self._relay(send, outlet(scope)), leaving)
         if not over:
             await self._interrupt(scope, send)
 
-    async def _relay(self, send: Send) -> None:
+    async def _relay(self, send: Send, outlet: Outlet | None) -> None:
         try:
-            async with aclosing(self._follower.follow(*self._what)) as batches:
+            async with aclosing(self._follower.follow(*self._what, outlet)) as batches:
                 async for batch in batches:
                     await _say(send, batch)
                     if not self._begun:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from orchestrator.events import frames
 from orchestrator.events.frames import START, Cursor
 from orchestrator.events.heard import Heard
-from orchestrator.events.listener import PING, Listener
+from orchestrator.events.listener import PING, Listener, Outlet
 from orchestrator.events.publisher import stream_key
 from orchestrator.events.subscriber import Subscriber
 from orchestrator.foreign import Json
@@ -50,14 +50,17 @@ class Follower:
         self._outcome = outcome
         self._silence = settings.stream_ping
 
-    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
+    async def follow(
+        self, run_id: str, after: Cursor, answered: str | None = None, outlet: Outlet | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the run's frames after `after` (whole frames, several at once) until it is at rest; comments in
         between.
 
         Ends with the frame that says how the run came to rest. Outlasts Redis: while it is away, Postgres is asked.
-        Whoever listens from a run's rest on names the step that was `answered`: what was before is no news.
+        Whoever listens from a run's rest on names the step that was `answered`: what was before is no news. With an
+        `outlet`, some frames go there in place of being yielded, while the next are asked for.
         """
-        listener = Listener(after, answered, self._silence)
+        listener = Listener(after, answered, self._silence, outlet)
         try:
             while True:
                 try:

@@ -1,11 +1,13 @@
 """What one client has heard of a run, and what waits for it.
 
 Of all that is done for a stream, this is done for each delta and each of its listeners: what comes next in order and
-holds deltas only takes a short way, anything else is looked at frame by frame.
+holds deltas only takes a short way, anything else is looked at frame by frame. If nothing waits but whoever relays, and
+the client takes it, such a delta goes to the client's outlet at once, and wakes nobody.
 """
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
 from orchestrator.events import frames
 from orchestrator.events.frames import Cursor
@@ -20,19 +22,32 @@ TOGETHER = 64 * 1024
 DELTA = b"\nevent: thread.message.delta\n"
 
 
+class Outlet(Protocol):
+    """Where a listener's client may be written to without waiting. `write` is called only while it is `open`."""
+
+    @property
+    def open(self) -> bool:
+        """Whether the client takes what it is sent."""
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames behind all that was relayed. Must not block."""
+
+
 class Listener:
-    """`hear` is given each message; `next` is asked by whoever relays them, as fast or slowly as it can.
+    """`hear` is given each message; `next` is asked by whoever relays them, as fast or slowly as it can. Whoever asks
+    again has relayed what it had: while it waits, deltas go to the `outlet`.
 
     `cursor` is the place of the last frame that was heard, `at_rest` whether the run stood still with it, `ended`
     whether there is nothing more to be heard.
     """
 
-    def __init__(self, after: Cursor, answered: str | None, silence: float) -> None:
+    def __init__(self, after: Cursor, answered: str | None, silence: float, outlet: Outlet | None = None) -> None:
         self.cursor = after
         self.heard = Heard(after, answered)
         self.at_rest = False
         self.ended = False
         self._silence = silence
+        self._outlet = outlet
         self._last = "thread.run.created"
         self._waiting: deque[bytes] = deque()
         self._lost = False
@@ -43,6 +58,8 @@ class Listener:
 
     def hear(self, batch: bytes | None) -> None:
         """Take a message; None, or one too many, means that the stream must be read again."""
+        if batch is not None and self._outlet is not None and self._passes(batch, self._outlet):
+            return
         if batch is None or len(self._waiting) >= BUFFER:
             self._lost = True
             self._waiting.clear()
@@ -100,6 +117,14 @@ class Listener:
         """Let go of the clock."""
         if self._alarm is not None:
             self._alarm.cancel()
+
+    def _passes(self, batch: bytes, outlet: Outlet) -> bool:
+        """Whether the client was given it at once, behind all that there was."""
+        if self._waiter is None or self._waiter.done() or not outlet.open or not self._takes(batch):
+            return False
+        self._heard_at = self._loop.time()
+        outlet.write(batch)
+        return True
 
     def _deltas(self) -> bytes:
         """The batch that was taken, and those that follow it as simply: a busy process sends them together."""

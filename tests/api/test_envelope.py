@@ -14,6 +14,7 @@ from orchestrator import projects
 from orchestrator.db import Session, engine
 from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START, Cursor
+from orchestrator.events.listener import Outlet
 from tests.api.http import Http, path_of
 from tests.stack import API_KEY, Stack
 
@@ -169,7 +170,9 @@ class Breaking(Follower):
     def __init__(self) -> None:
         """Nothing is needed."""
 
-    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
+    async def follow(
+        self, run_id: str, after: Cursor, answered: str | None = None, outlet: Outlet | None = None
+    ) -> AsyncGenerator[bytes, None]:
         yield b'event: thread.run.queued\ndata: {"id":"run_1","object":"thread.run","status":"queued"}\n\n'
         raise ZeroDivisionError("broken")
 

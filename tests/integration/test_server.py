@@ -26,7 +26,7 @@ from api.sse import Streams
 from api.waiting import while_connected
 from orchestrator.events.follower import Follower
 from orchestrator.events.frames import START, Cursor
-from orchestrator.events.listener import PING
+from orchestrator.events.listener import PING, Outlet
 
 DEADLINE = 60.0
 CREATED = b'id: 0-1\nevent: thread.created\ndata: {"id":"thread_1"}\n\n'
@@ -41,7 +41,9 @@ class Told(Follower):
         self._late = late
 
     @override
-    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
+    async def follow(
+        self, run_id: str, after: Cursor, answered: str | None = None, outlet: Outlet | None = None
+    ) -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(self._late)
         for batch in self._batches:
             yield batch
@@ -55,7 +57,9 @@ class Talkative(Follower):
         self.gone = asyncio.Event()
 
     @override
-    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
+    async def follow(
+        self, run_id: str, after: Cursor, answered: str | None = None, outlet: Outlet | None = None
+    ) -> AsyncGenerator[bytes, None]:
         try:
             while True:
                 yield b"".join(DELTA % number for number in range(1000))
@@ -183,7 +187,9 @@ class Hanging(Follower):
         self._error = error
 
     @override
-    async def follow(self, run_id: str, after: Cursor, answered: str | None = None) -> AsyncGenerator[bytes, None]:
+    async def follow(
+        self, run_id: str, after: Cursor, answered: str | None = None, outlet: Outlet | None = None
+    ) -> AsyncGenerator[bytes, None]:
         time.sleep(self._seconds)  # noqa: ASYNC251  # the point
         if self._error is not None:
             raise self._error
