@@ -356,7 +356,7 @@ def test_what_a_batch_had_left_when_its_first_message_failed_is_given_back(
     listener = opens()
     listener.broken = True
     with pytest.raises(LookupError):
-        listener.listen()
+        listener.listen_for(1)
     assert held(redis) == 8
 
     listener.connection.release()

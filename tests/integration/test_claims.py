@@ -301,14 +301,17 @@ async def test_a_run_whose_answer_was_lost_is_left_to_who_has_taken_it_since(
 ) -> None:
     run = await run_after(bare, project_id, said("Hi"))
     worker.direct.troubles = [("after", ConnectionResetError())]
-    worker.direct.gates = {"before": asyncio.Event()}
+    first, again = asyncio.Event(), asyncio.Event()
+    worker.direct.gates = {"before": first}
     taking = asyncio.create_task(worker.claims.take(run.id, run.attempt))
     await worker.direct.reached.wait()
-    worker.direct.gates.pop("before").set()
+    worker.direct.gates = {"before": again}  # it is not asked again before somebody else has it
+    first.set()
     async with asyncio.timeout(DEADLINE):
         while not await is_taken(bare, run):  # noqa: ASYNC110  # rows tell nobody
             await asyncio.sleep(0.01)
     await set_(bare, run, owner="8", attempt=2)
+    again.set()
 
     async with asyncio.timeout(DEADLINE):
         assert await taking is None
