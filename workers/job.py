@@ -74,7 +74,7 @@ class Job:
         self._on_timeout: Callback = callbacks["timeout_callback"]
         self._report = report
         self._terminate = terminate
-        self._started = 0.0
+        self._started = self._began = 0.0
         self._signal = int(signals.SIGTERM)
         self.runner: asyncio.Task[Outcome] | None = None
         self._timers: list[asyncio.TimerHandle] = []
@@ -152,6 +152,7 @@ class Job:
     def start(self) -> None:
         """Run the coroutine, or start the thread, and the clocks of its limits."""
         loop = asyncio.get_running_loop()
+        self._began = loop.time()
         if self._stopped:
             self._finish(Outcome(error=asyncio.CancelledError(str(self._stopped))))
             return
@@ -171,6 +172,10 @@ class Job:
             self._stopped = why
         if self.runner is not None:
             self.runner.cancel(str(why))
+
+    def took(self) -> float:
+        """Seconds since it was started."""
+        return asyncio.get_running_loop().time() - self._began
 
     async def _run(self) -> Outcome:
         try:

@@ -8,7 +8,8 @@
 
 What must not be forgotten:
 
-- Callbacks, tracer and lanes belong to the hub thread, coroutines and timers to the loop thread. Only reports cross.
+- Callbacks, tracer and lanes belong to the hub thread, coroutines and timers to the loop thread. Only reports cross,
+  several at a time if they can.
 - Celery's cold shutdown runs inside a signal handler of the hub thread: it may interrupt any line of that thread.
 - With `-c N` and `worker_prefetch_multiplier=1` the broker hands out at most N unacknowledged messages; the rest stays
   there for other workers. What comes in beyond that (ETA tasks that fall due, tasks that acknowledge early) waits in a
@@ -45,6 +46,8 @@ from workers.wake import Wake
 __all__ = ["Call", "TaskPool", "async_task", "lifespan", "mannered"]
 
 SYNC_THREADS = 8
+COMPANY = 0.02  # seconds for which a job that has ended may wait for others before Celery hears of them, …
+PATIENCE = 20  # … and no more than this part of the time it took: its place is not free meanwhile
 
 log = structlog.get_logger(__name__)
 
@@ -217,11 +220,13 @@ class TaskPool(BasePool):
                 lane.waiting.remove(job)
             job.settle_terminated()
 
-    def _report(self, job: Job, stop: Stop | None) -> None:  # in the loop thread, or in a task's own
+    def _report(self, job: Job, stop: Stop | None) -> None:  # in the loop thread
         self._reports.append((job, stop))
-        if not self._hub_told:
-            self._hub_told = True
+        if stop is not None or self._closing:
             self._wake.set()
+        elif not self._hub_told:
+            self._hub_told = True
+            self._loop.loop.call_later(min(COMPANY, job.took() / PATIENCE), self._wake.set)
 
     def _handle_reports(self) -> None:
         self._wake.clear()
