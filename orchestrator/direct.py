@@ -8,7 +8,6 @@ JSON columns come and go as Python values. What is fetched are asyncpg's records
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -65,8 +64,8 @@ class Direct:
         connection = await self._pool.acquire(timeout=self._queue)
         try:
             found: list[Json] = await connection.fetch(statement, *arguments)
-        except asyncpg.InternalClientError:  # the driver has lost its way in what the server said
-            connection.terminate()
+        except (asyncpg.InternalClientError, TimeoutError):  # the driver has lost its way, or the server hangs
+            connection.terminate()  # else the pool would wait for it once more
             raise
         finally:
             await self._pool.release(connection)
