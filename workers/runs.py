@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from orchestrator import housekeeping, marker, presence, resources, storekeeping, webhooks
+from orchestrator import garbage, housekeeping, marker, presence, resources, storekeeping, webhooks
 from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.errors import RunCancelled
@@ -71,6 +71,7 @@ async def life() -> AsyncIterator[None]:
         if settings.webhook_url is not None:
             posting = _keep_posting(opened.database, settings.webhook_sweep_interval)
             await stack.enter_async_context(background(posting, "webhooks"))
+        garbage.settle()
         log.info("worker_ready", owner=owner)
         yield
 
