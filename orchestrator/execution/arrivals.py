@@ -3,9 +3,9 @@
     wake-ups ─▶ batch ─▶ one statement: claim, and read ─▶ a row for each run that was taken
                                                         └▶ None: not plain, not free, not there; `Claims` asks alone
 
-A statement whose answer was lost is repeated, and finds what it has taken already. So only one claim of a run may be
-under way in this process: whoever comes second waits for the first. A claim whose caller is cancelled gives back
-what it has taken all the same: nobody would carry it, and it would count as lost.
+A statement whose answer was lost is repeated, once Postgres is not at it any more, and finds what it has taken
+already. So only one claim of a run may be under way in this process: whoever comes second waits for the first. A claim
+whose caller is cancelled gives back what it has taken all the same: nobody would carry it, and it would count as lost.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from orchestrator.direct import Direct
 from orchestrator.execution import arriving
 from orchestrator.foreign import Json
 from orchestrator.patience import patiently
+from orchestrator.plain_lines import FREE
 
 log = structlog.get_logger(__name__)
 
@@ -70,9 +71,12 @@ class Arrivals:
                 raise
             return None  # one of the batch, it may be: each is tried alone
 
-    def _ask(self, wanted: _Wanted) -> Awaitable[Json | None]:
+    async def _ask(self, wanted: _Wanted) -> Json | None:
         wanted.tries += 1
-        return self._first(wanted) if wanted.tries == 1 else self._again(wanted)
+        if wanted.tries == 1:
+            return await self._first(wanted)
+        await self._direct.fetch(FREE, wanted.run_id)  # Postgres may still be at the statement that was not answered
+        return await self._again(wanted)
 
     async def _claim(self, wanted: list[_Wanted]) -> Sequence[Json | None]:
         return await self._carry_out(arriving.STATEMENT, wanted)

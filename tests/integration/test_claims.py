@@ -318,6 +318,31 @@ async def test_a_run_whose_answer_was_lost_is_left_to_who_has_taken_it_since(
     assert worker.told.told == []
 
 
+async def test_a_claim_whose_answer_was_lost_is_waited_for_if_postgres_is_still_at_it(
+    bare: Resources, bare_settings: Settings, project_id: str, worker: Worker
+) -> None:
+    run = await run_after(bare, project_id, said("Hi"))
+    worker.direct.troubles = [("before", ConnectionResetError())]
+    terms = [run.id], [run.attempt], OWNER, 30.0, "w", *arriving.bounds()
+
+    lost = await asyncpg.connect(bare_settings.database_url.get_secret_value())
+    async with lost.transaction():
+        assert len(await lost.fetch(arriving.STATEMENT, *terms)) == 1
+        taking = asyncio.create_task(worker.claims.take(run.id, run.attempt))
+        async with asyncio.timeout(DEADLINE):
+            while not await lost.fetchval(BLOCKED):  # noqa: ASYNC110  # Postgres tells nobody
+                await asyncio.sleep(0.01)
+    await lost.close()
+
+    async with asyncio.timeout(DEADLINE):
+        assert await taking is not None
+    assert await is_taken(bare, run)
+    assert worker.told.names(run.id) == [("1-1", "thread.run.in_progress")]
+
+
+BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+
+
 async def test_a_batch_that_fails_for_good_is_claimed_one_by_one(
     bare: Resources, project_id: str, worker: Worker
 ) -> None:
