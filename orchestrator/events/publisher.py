@@ -1,8 +1,9 @@
 """Sends what happened: one writer per process carries all runs' frames, wake-ups and signals to Redis.
 
 Whatever waits is sent in one round trip: frames of a run travel together as one stream entry and one message of the
-same bytes. The first thing after a pause leaves at once; what follows may wait `event_window` for company. Frames
-always go before wake-ups of the same batch, so a worker never publishes ahead of the transition that woke it.
+same bytes. The first thing after a pause leaves at once; what follows may wait `event_window` for company. What a run
+begins or ends with, and wake-ups, wait only behind others of their kind. Frames always go before wake-ups of the same
+batch, so a worker never publishes ahead of the transition that woke it.
 
 Redis holds nothing that Postgres does not know, and may be away, or refuse to be written to. Then what could not be
 sent waits, within bounds, and is sent in order once Redis is back. Some of it may have arrived: the stream refuses ids
@@ -77,6 +78,7 @@ class Publisher:
         self._sending = asyncio.Lock()
         self._sent: asyncio.Future[None] | None = None
         self._last = 0.0
+        self._hastened = 0.0
         self._pause = 0.0
 
     @asynccontextmanager
@@ -95,9 +97,10 @@ class Publisher:
         """Publish a frame soon. Frames of one run keep their order."""
         self._frames.add(frame)
         self._wanted.set()
+        self._hasten()
 
     def frames(self, frames: Batch) -> None:
-        """Publish some frames of one attempt soon, in order."""
+        """Publish some frames of one attempt soon, in order: deltas, of which there are many."""
         self._frames.extend(frames)
         self._wanted.set()
 
@@ -105,6 +108,7 @@ class Publisher:
         """Put a message at the end of a broker's queue, after all frames given so far."""
         self._pushes.append((queue, message))
         self._wanted.set()
+        self._hasten()
 
     def signal(self, channel: str, message: str) -> None:
         """Tell whoever listens on `channel` now."""
@@ -148,6 +152,13 @@ class Publisher:
             async with self._sending:
                 await self._send()
             self._last = loop.time()
+
+    def _hasten(self) -> None:
+        """Send without waiting for company, once a window: else a busy process would send everything alone."""
+        now = asyncio.get_running_loop().time()
+        if now - self._hastened >= self._window:
+            self._hastened = now
+            self._hurry.set()
 
     async def _company(self, seconds: float) -> None:
         """Let frames wait for others, unless somebody waits for them."""
