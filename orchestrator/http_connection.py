@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         "_heard",
         "_interim",
         "_loop",
+        "_offer",
         "_parser",
         "_paused",
         "_reading",
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._silence = silence
         self._aside = self._unread = 0
         self._framed = self._interim = self._reading = self._forgiving = False
+        self._offer: Callable[[bytes], bool] | None = None
         self.status = 0
         self.fields: dict[str, str] = {}
         self.body: list[bytes] = []
@@ -105,14 +107,15 @@ class Connection(asyncio.Protocol):
 
     def head(self) -> "asyncio.Future[bytes]":
         """Done, with nothing, when the head of the answer is here. Its exception is an OSError."""
-        self._reading = False
+        self._reading, self._offer = False, None
         return self._wait()
 
-    def read(self, within: float | None) -> "asyncio.Future[bytes]":
+    def read(self, within: float | None, offer: Callable[[bytes], bool] | None = None) -> "asyncio.Future[bytes]":
         """What has come of the body, or comes next; nothing at its end. Its exception is an OSError, unless `within`
-        says for how long to wait for the rest of an answer to which nothing more may happen.
+        says for how long to wait for the rest of an answer to which nothing more may happen. What `offer` takes is
+        waited for no more: it is given all that comes first. What it raises is the future's exception.
         """
-        self._reading, self._forgiving = True, within is not None
+        self._reading, self._forgiving, self._offer = True, within is not None, offer
         if within is not None and not self.over:
             self.expect(within)
         return self._wait()
@@ -127,9 +130,13 @@ class Connection(asyncio.Protocol):
         waiter = self._waiter
         if waiter is None or not (self.over or (self.body if self._reading else self.status)):
             return
-        self._waiter = None
         if waiter.done():  # nobody waits any more
+            self._waiter = None
             return
+        if self._offer is not None and self.body and not self.over:
+            self._offer_first(self._offer, waiter)
+            return
+        self._waiter = None
         if self.body and self._reading:
             waiter.set_result(self.take())
         elif self.error is None or self._forgiving or (self.status and not self._reading):
@@ -137,6 +144,17 @@ class Connection(asyncio.Protocol):
         else:
             waiter.set_exception(self.error)
             waiter.exception()  # whoever asked may be cancelled in this moment: nobody needs to hear of it then
+
+    def _offer_first(self, offer: Callable[[bytes], bool], waiter: "asyncio.Future[bytes]") -> None:
+        data = self.take()
+        try:
+            if offer(data):
+                return
+        except Exception as error:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(data)
+        self._waiter = None
 
     def take(self) -> bytes:
         """What came of the body since the last time."""

@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -187,8 +187,9 @@ class Answer:
         encoding = self.headers.get("content-encoding")
         self._inflater = None if encoding is None else Inflater.of(encoding)
 
-    def read(self, within: float | None = None) -> Awaitable[bytes]:
-        """What has come of the body since, or comes next; nothing at its end. Raises OSError.
+    def read(self, within: float | None = None, offer: Callable[[bytes], bool] | None = None) -> Awaitable[bytes]:
+        """What has come of the body since, or comes next; nothing at its end. Raises OSError, and what `offer` raises:
+        that is given first what comes, and what it takes wakes nobody.
 
         `within` is for an answer of which nothing that matters is missing: silence for so many seconds is its end then,
         and so is a connection that breaks.
@@ -196,14 +197,22 @@ class Answer:
         if self._connection is None:
             raise BrokenError("closed")
         if self._inflater is None:
-            return self._connection.read(within)
-        return self._inflated(self._connection, self._inflater, within)
+            return self._connection.read(within, offer)
+        return self._inflated(self._connection, self._inflater, within, offer)
 
-    async def _inflated(self, connection: Connection, inflater: "Inflater", within: float | None) -> bytes:
-        data = inflater.more()
-        while not data and (read := await connection.read(within)):
-            data = inflater.feed(read)
-        return data
+    async def _inflated(
+        self,
+        connection: Connection,
+        inflater: "Inflater",
+        within: float | None,
+        offer: Callable[[bytes], bool] | None,
+    ) -> bytes:
+        while True:
+            data = inflater.more()
+            while not data and (read := await connection.read(within)):
+                data = inflater.feed(read)
+            if not data or offer is None or not offer(data):
+                return data
 
     async def reach_end(self) -> None:
         """Nothing more is wanted: on closing, the connection gets a moment to come to the answer's end by itself."""

@@ -12,12 +12,16 @@ promises:
   in the order in which the calls appear;
 - no text and no arguments carry U+0000 or an unpaired surrogate, which Postgres refuses.
 
+A model may tell a prompt's `ear` of text instead of giving it as deltas: only text, in its place among the deltas, only
+while somebody waits for the next list, and never again once that wait was cancelled. What the ear refuses is given as
+deltas. It saves waking the task for each token, which costs more than the token; an ear is no duty, nor is its use.
+
 Leaving the stream early (`aclose()`, or the task is cancelled) aborts the request upstream at once. Python closes an
 `async for` that is left by `break` or by an exception only when the garbage collector comes by, so use `aclosing`.
 """
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from orchestrator.foreign import Json
@@ -83,12 +87,15 @@ class Finished:
 
 Delta: TypeAlias = TextDelta | RefusalDelta | ToolCallDelta | Finished
 
+Ear: TypeAlias = Callable[[str], bool]
+"""Is told a piece of text, and says whether it has taken it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One question to a model, in the shapes of `POST /chat/completions`. None, or an empty list, is not sent.
 
-    `deadline` (of the loop's clock) is not sent either: after that nobody wants the answer any more.
+    `deadline` (of the loop's clock) is not sent either: after that nobody wants the answer any more. Nor is the `ear`.
     """
 
     model: str
@@ -102,6 +109,7 @@ class Prompt:
     reasoning_effort: str | None = None
     max_completion_tokens: int | None = None
     deadline: float | None = None
+    ear: Ear | None = field(default=None, compare=False, repr=False)
 
 
 class Model(Protocol):

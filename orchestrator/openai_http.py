@@ -8,7 +8,7 @@ address that is not plain, or with a body of megabytes it goes over aiohttp, as 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Final, Protocol
@@ -47,8 +47,9 @@ class Response(Protocol):
         """The type, without parameters."""
         ...
 
-    def read(self, within: float | None = None) -> Awaitable[bytes]:
-        """What has come of the body, or comes next; nothing at its end. Raises what BROKEN names.
+    def read(self, within: float | None = None, offer: Callable[[bytes], bool] | None = None) -> Awaitable[bytes]:
+        """What has come of the body, or comes next; nothing at its end. Raises what BROKEN names, and what `offer`
+        raises: that is given first what comes, and what it takes wakes nobody.
 
         `within` is for an answer of which nothing that matters is missing: silence for so many seconds is its end then,
         and so is a connection that breaks.
@@ -193,7 +194,12 @@ class _Answer:
         self.headers = response.headers
         self.content_type = response.content_type
 
-    async def read(self, within: float | None = None) -> bytes:
+    async def read(self, within: float | None = None, offer: Callable[[bytes], bool] | None = None) -> bytes:
+        while (data := await self._next(within)) and offer is not None and offer(data):
+            pass
+        return data
+
+    async def _next(self, within: float | None) -> bytes:
         if within is None:
             return await self._response.content.readany()
         try:

@@ -51,17 +51,17 @@ class OpenAIModel:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Delta], None]:
         """Ask, and hear the answer as it comes. Raises `RunFailure` when there will be none."""
-        body, name, deadline = _request_body(prompt), prompt.model, prompt.deadline
+        body, name, deadline, ear = _request_body(prompt), prompt.model, prompt.deadline, prompt.ear
         del prompt  # images may be in both, and the answer may take its time
         attempt = 1
         while True:
-            reply = Reply()
+            reply = Reply(ear)
             try:
                 response = await self._endpoint.post("/chat/completions", body, headers=_STREAM)
                 try:
                     reply.begin(request_id(response.headers), whole=response.content_type == "application/json")
                     last: list[Delta] = []
-                    while chunk := await response.read(_TAIL_WAIT if reply.complete else None):
+                    while chunk := await response.read(_TAIL_WAIT if reply.complete else None, reply.offered):
                         deltas = reply.feed(chunk)
                         if reply.done:
                             last = deltas

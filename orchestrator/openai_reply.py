@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 
 from orchestrator.foreign import Json
-from orchestrator.model import Delta, Finished, FinishReason, RefusalDelta, TextDelta, ToolCallDelta, Usage
+from orchestrator.model import Delta, Ear, Finished, FinishReason, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from orchestrator.openai_errors import UpstreamTrouble
 from orchestrator.openai_events import EventSplitter, data_of
 from orchestrator.openai_shape import Shape
@@ -39,9 +39,12 @@ _REASONS: Final[dict[str, FinishReason]] = {
 
 
 class Reply:
-    """One answer while it arrives. `feed` gives the deltas so far; `end` gives what is left and the `Finished`."""
+    """One answer while it arrives. `feed` gives the deltas so far; `flush` and `finish` give what is left. The `ear` is
+    told of text that is `offered`.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, ear: Ear | None = None) -> None:
+        self._ear = ear
         self.started = False  # a delta went out: the request must not be repeated
         self.done = False  # [DONE] was seen
         self.complete = False  # nothing is missing but, perhaps, the usage
@@ -76,6 +79,17 @@ class Reply:
             return [TextDelta(text)]
         return self._take_all(self._events.blocks(chunk))
 
+    def offered(self, chunk: bytes) -> bool:
+        """Tell the ear of the text that is all that `chunk` holds; returns whether that was done. Else `feed` it."""
+        shape, events = self._shape, self._events
+        if shape is None or events is None or not events.idle or self._text.half or self._ear is None:
+            return False
+        text = shape.text_of_one(chunk)
+        if not text or self._size + len(chunk) > MAX_REPLY or not self._ear(text):
+            return False
+        self._size += len(chunk)
+        return True
+
     def flush(self) -> list[Delta]:
         """The bytes are over: what its last, unfinished event holds, or the whole document."""
         if self._events is not None:
@@ -92,10 +106,7 @@ class Reply:
         if self._reason is None and not self.started:
             raise UpstreamTrouble("no_reply")  # silence is an answer only if the upstream says that it is one
         reason = self._reason or "stop"
-        if reason in (
-            "stop",
-            "tool_calls",
-        ):  # some say "stop" after tool calls (a named tool_choice does), or the reverse
+        if reason in ("stop", "tool_calls"):  # some say "stop" after calls (a named tool_choice does), or the reverse
             reason = "tool_calls" if self._calls.count else "stop"
         return Finished(reason, self._usage or Usage(), self.request_id)
 

@@ -129,6 +129,14 @@ class Journal:
             reply.text += texts
         return len(texts)
 
+    def go_on_with(self, reply: Reply, text: str) -> bool:
+        """The same with one text; returns whether it was told."""
+        if reply.message is None or reply.calls or reply.refusal:
+            return False
+        self._publisher.frames(self._track.texts(reply.message.id, [text], first=not reply.text))
+        reply.text.append(text)
+        return True
+
     async def say(self, reply: Reply, delta: TextDelta | RefusalDelta) -> None:
         """Tell a piece of text (or of a refusal); the first one opens the message and its step."""
         if reply.calls:

@@ -8,6 +8,8 @@ a line of the journal. Nobody needs to say whether somebody listens: deltas are 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -46,8 +48,9 @@ async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
 
 async def turn(journal: Journal, model: Model, tools: Toolbox) -> bool:
     """Ask the model, and write down what it says; returns whether the run is at rest then."""
-    prompt = await journal.prompt(tools.offers())
-    reply = await listen(journal, model.stream(prompt))
+    reply = Reply()
+    prompt = replace(await journal.prompt(tools.offers()), ear=partial(journal.go_on_with, reply))
+    await listen(journal, reply, model.stream(prompt))
     if reply.calls:
         return await journal.ask(reply, rests=tools.leaves([call.name for call in reply.calls]))
     await journal.finish(reply)
@@ -75,9 +78,8 @@ async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> lis
     return [call for call in map(asyncio.Task.result, answering) if call is not None]
 
 
-async def listen(journal: Journal, batches: AsyncGenerator[list[Delta], None]) -> Reply:
+async def listen(journal: Journal, reply: Reply, batches: AsyncGenerator[list[Delta], None]) -> None:
     """Hear a reply to its end, telling every delta as it comes; what needs no line of the journal, all at once."""
-    reply = Reply()
     async with aclosing(batches):
         async for deltas in batches:
             told = 0
@@ -93,7 +95,6 @@ async def listen(journal: Journal, batches: AsyncGenerator[list[Delta], None]) -
                     case Finished() as finished:
                         reply.finished = await journal.counted(reply, finished)
                 told += 1
-    return reply
 
 
 def _unforeseen(error: Exception) -> RunFailure:

@@ -90,6 +90,16 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+def into(taken: list[bytes]) -> Callable[[bytes], bool]:
+    """Takes all that is offered."""
+
+    def take(data: bytes) -> bool:
+        taken.append(data)
+        return True
+
+    return take
+
+
 async def everything(answer: Answer) -> bytes:
     """The body to its end; the connection is given back."""
     try:
@@ -129,6 +139,88 @@ async def test_a_request_is_one_whole_and_an_answer_is_read_as_it_comes() -> Non
         "",
     ]
     assert script.bodies == [b'{"a":1}']
+
+
+async def test_what_is_offered_first_and_taken_wakes_nobody() -> None:
+    heard = asyncio.Event()
+    offered: list[bytes] = []
+
+    async def in_parts(writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(CHUNKED + b"3\r\none\r\n")
+        await heard.wait()
+        writer.write(b"3\r\ntwo\r\n")
+
+    def take(data: bytes) -> bool:
+        offered.append(data)
+        heard.set()
+        return data == b"one"
+
+    async with Script(in_parts).running() as server:
+        answer = await ask(server)
+
+        assert await answer.read(offer=take) == b"two"
+        assert offered == [b"one", b"two"]
+        answer.close()
+
+
+async def test_the_end_of_an_answer_is_told_although_what_came_before_was_taken() -> None:
+    async with Script(CHUNKED + b"3\r\none\r\n").running() as server:
+        answer = await ask(server)
+        taken: list[bytes] = []
+
+        reading = asyncio.ensure_future(answer.read(offer=into(taken)))
+        await until(lambda: bool(taken))
+        server.close()
+
+        with pytest.raises(BrokenError):
+            await reading
+        assert taken == [b"one"]
+        answer.close()
+
+
+async def test_what_goes_wrong_with_whom_it_is_offered_is_raised_where_it_is_read() -> None:
+    def fail(_: bytes) -> bool:
+        raise ZeroDivisionError
+
+    async with Script(CHUNKED + b"3\r\none\r\n").running() as server:
+        answer = await ask(server)
+
+        with pytest.raises(ZeroDivisionError):
+            await answer.read(offer=fail)
+        answer.close()
+
+
+async def test_nothing_is_offered_once_nobody_waits() -> None:
+    left = asyncio.Event()
+
+    async def late(writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(CHUNKED)
+        await left.wait()
+        writer.write(b"3\r\none\r\n0\r\n\r\n")
+
+    async with Script(late).running() as server:
+        answer = await ask(server)
+        taken: list[bytes] = []
+        reading = asyncio.ensure_future(answer.read(offer=into(taken)))
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        left.set()
+
+        assert await everything(answer) == b"one"
+        assert taken == []
+
+
+async def test_a_compressed_body_is_offered_as_it_was_meant() -> None:
+    body = gzip.compress(b"hello")
+    head = OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with Script(head + body).running() as server:
+        answer = await ask(server)
+        taken: list[bytes] = []
+
+        assert await answer.read(offer=into(taken)) == b""
+        assert b"".join(taken) == b"hello"
+        answer.close()
 
 
 async def test_a_connection_serves_one_request_after_another() -> None:

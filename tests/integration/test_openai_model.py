@@ -91,6 +91,26 @@ async def test_a_text_is_heard_token_by_token_and_finished_once(server: ModelSer
     assert heard == [TextDelta("Hello"), TextDelta(" you"), Finished("stop", Usage(9, 2, 4, 1), request_id)]
 
 
+@pytest.mark.parametrize("willing", [True, False])
+async def test_an_ear_is_told_of_text_in_its_place_among_the_deltas(
+    server: ModelServer, model: OpenAIModel, *, willing: bool
+) -> None:
+    server.script(Reply.text(tokens=30).paced(each=0.005))
+    heard: list[Delta] = []
+
+    def ear(text: str) -> bool:
+        if willing:
+            heard.append(TextDelta(text))
+        return willing
+
+    async for deltas in model.stream(prompt(ear=ear)):
+        heard += deltas
+
+    server.script(Reply.text(tokens=30))
+    assert text(heard) == text(await hear(model))
+    assert [type(delta) for delta in heard] == [TextDelta] * 30 + [Finished]
+
+
 async def test_parallel_tool_calls_after_text_are_heard(server: ModelServer, model: OpenAIModel) -> None:
     server.script(Reply.text("Wait.").calling(("weather", {"city": "Köln"}), ("time", "{}")))
 

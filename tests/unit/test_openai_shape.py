@@ -49,10 +49,16 @@ def escaped(content: str) -> bytes:
 
 def hear(chunks: list[bytes]) -> list[Delta] | str:
     """The deltas, or the reason why there are none."""
-    reply = Reply()
+    return hear_by(Reply(), chunks, [])
+
+
+def hear_by(reply: Reply, chunks: list[bytes], heard: list[Delta]) -> list[Delta] | str:
+    """The same, by a reply whose ear puts what it is told into `heard`."""
     reply.begin(None, whole=False)
     try:
-        heard = [delta for chunk in chunks for delta in reply.feed(chunk)]
+        for chunk in chunks:
+            if not reply.offered(chunk):
+                heard += reply.feed(chunk)
         return [*heard, *reply.flush(), reply.finish()]
     except UpstreamTrouble as trouble:
         return trouble.reason
@@ -101,9 +107,41 @@ def test_a_reply_is_the_same_whether_its_events_are_known_or_read(seed: int, mon
         chunks = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
 
     known = hear(chunks)
+    told: list[Delta] = []
+
+    def ear(text: str) -> bool:
+        willing = dice.random() < 0.8
+        if willing:
+            told.append(TextDelta(text))
+        return willing
+
+    assert known == hear_by(Reply(ear), chunks, told)
     monkeypatch.setattr(openai_reply, "LESSONS", 0)
 
     assert known == hear(chunks)
+
+
+def test_an_ear_is_told_of_what_only_carries_text() -> None:
+    told: list[str] = []
+
+    def ear(text: str) -> bool:
+        told.append(text)
+        return text != "no"
+
+    reply = Reply(ear)
+    reply.begin(None, whole=False)
+    end = b"\n\n"
+
+    assert not reply.offered(event("Not known yet") + end)
+    reply.feed(event("Hello") + end)
+    assert reply.offered(event(" you") + end)
+    assert not reply.offered(event("no") + end)
+    assert not reply.offered(event(" two") + end + event(" events") + end)
+    assert not reply.offered(event(" torn")[:-1])
+    reply.feed(event(" torn")[:-1])
+    assert not reply.offered(event(" in between") + end)
+    assert told == [" you", "no"]
+    assert not Reply().offered(event(" nobody") + end)
 
 
 def shape_of(data: bytes) -> Shape | None:
