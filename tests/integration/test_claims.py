@@ -340,7 +340,8 @@ async def test_a_claim_whose_answer_was_lost_is_waited_for_if_postgres_is_still_
     assert worker.told.names(run.id) == [("1-1", "thread.run.in_progress")]
 
 
-BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+BLOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+"""Not by `pg_stat_activity`: a transaction sees the sessions that there were when it first looked."""
 
 
 async def test_a_batch_that_fails_for_good_is_claimed_one_by_one(
