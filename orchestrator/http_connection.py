@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 import httptools
+from typing_extensions import override
 
 LONGEST_HEAD: Final = 64 * 1024
 """Bytes that a server may send before its answer's head is whole, and later that belong to no body."""
@@ -192,10 +193,12 @@ class Connection(asyncio.Protocol):
 
     # -- what the transport says --
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It stands."""
         self._transport = transport  # type: ignore[assignment]  # it is a stream
 
+    @override
     def data_received(self, data: bytes) -> None:
         """Some bytes of an answer."""
         if not self.busy or self.over:  # nobody asked
@@ -218,6 +221,7 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone. An answer without a stated length ends thus."""
         if self._timer is not None:
