@@ -17,9 +17,16 @@ import orjson
 
 from orchestrator.foreign import Json
 
-PLANS: Final = {"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off"}
-"""Rows are found by an index, one after the other, however little Postgres knows of the tables when it makes its plan,
-which it then keeps: it would rather collect all messages of a long thread, and sort them, than walk to the last ones.
+PLANS: Final = {
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
+}
+"""Rows are found by an index, one after the other and in its order, however little Postgres knows of the tables when it
+makes its plan, which it then keeps: it would rather collect all messages of a long thread, and sort them, than walk to
+the last ones.
 """
 CONNECTIONS: Final = 4
 """Connections of a process beside those of the ORM: statements are short, and batches of them take turns."""
