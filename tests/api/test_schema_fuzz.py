@@ -30,7 +30,7 @@ from tests.fuzz.supply import EXPENDABLE, PATH, Supply, stocked
 from tests.stack import ROOT, Stack
 
 KEY = "sk-asst-fuzz-0123456789abcdef"
-EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "4")
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "2")
 LONGEST = 280.0
 """Seconds that the slowest machine has; a quiet one needs 40."""
 NAME = col(Project.name) == "fuzz"

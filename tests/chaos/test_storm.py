@@ -10,7 +10,7 @@ from tests.chaos.plan import drawn
 from tests.chaos.storm import LEASE, weathered
 
 LONG = os.environ.get("ASSISTANTD_STORM") == "long"
-RUNS, SECONDS, PACE = (1000, 250.0, 5.0) if LONG else (70, 20.0, 5.0)
+RUNS, SECONDS, PACE = (1000, 250.0, 5.0) if LONG else (50, 14.0, 5.0)
 SEED = int(os.environ.get("ASSISTANTD_STORM_SEED", "4"))
 
 
