@@ -26,14 +26,14 @@ ASKED: Final = 5
 
 def claimed(*, again: bool = False) -> str:
     """The beginning of a statement, which goes on with a query of `claimed`: the rows of the runs that were taken."""
-    plain = f"attempt = fence AND {LIVES} AND {DUE}"
-    ours = f"attempt = fence + 1 AND {STATUS} = 'in_progress' AND owner = $3"
+    fence = "($2::int[])[array_position($1::text[], id)]"
+    plain = f"attempt = {fence} AND {LIVES} AND {DUE}"
+    ours = f"attempt = {fence} + 1 AND {STATUS} = 'in_progress' AND owner = $3"
     return f"""
-WITH wanted AS (SELECT * FROM unnest($1::text[], $2::int[]) AS w (run_id, fence)),
-free AS MATERIALIZED (
-    SELECT run_id, fence FROM wanted JOIN runs ON runs.id = run_id
-    WHERE {f"({plain}) OR ({ours})" if again else plain}
-    FOR NO KEY UPDATE OF runs SKIP LOCKED
+WITH free AS MATERIALIZED (
+    SELECT id AS run_id, {fence} AS fence FROM runs
+    WHERE id = ANY($1::text[]) AND ({f"({plain}) OR ({ours})" if again else plain})
+    FOR NO KEY UPDATE SKIP LOCKED
 ),
 claimed AS (
     UPDATE runs SET status = 'in_progress', started_at = {CLOCK}, attempt = fence + 1, owner = $3,

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import col
 
-from orchestrator import runs, threads
+from orchestrator import attempts, runs, threads
 from orchestrator.db import Database
 from orchestrator.direct import Direct
 from orchestrator.errors import RunFailure
@@ -443,6 +443,15 @@ async def plan_of(connection: Any, mode: str, *terms: Any) -> list[dict[str, Any
     return nodes(plan[0]["Plan"])
 
 
+async def add_past_runs(connection: Any, of: str, count: int) -> None:
+    """Runs of the same thread that are over."""
+    names = ", ".join(
+        f'"{column.name}"' for column in attempts.table(Run).c if column.name not in ("id", "position", "status")
+    )
+    copied = f"SELECT 'run_past' || number, 'completed', {names} FROM runs, generate_series(1, $2) number WHERE id = $1"  # noqa: S608
+    await connection.execute(f"INSERT INTO runs (id, status, {names}) {copied}", of, count)
+
+
 async def test_a_run_of_a_long_thread_costs_a_walk_to_its_last_messages(
     bare: Resources, project_id: str, worker: Worker
 ) -> None:
@@ -451,6 +460,7 @@ async def test_a_run_of_a_long_thread_costs_a_walk_to_its_last_messages(
     terms = ([run.id for run in taken], [run.attempt for run in taken], OWNER, 30.0, "w", *arriving.bounds())
     plans = []
     async with worker.direct.direct._pool.acquire() as connection:
+        await add_past_runs(connection, taken[0].id, 300)
         for learns in ("SELECT 1", "ANALYZE runs, messages, run_steps"):
             await connection.execute(learns)
             plans += [await plan_of(connection, f"force_{kind}_plan", *terms) for kind in ("custom", "generic")]
