@@ -38,7 +38,7 @@ WITH free AS MATERIALIZED (
 claimed AS (
     UPDATE runs SET status = 'in_progress', started_at = {CLOCK}, attempt = fence + 1, owner = $3,
         lease_until = now() + make_interval(secs => $4)
-    FROM free WHERE runs.id = free.run_id RETURNING runs.*
+    FROM free WHERE runs.id = free.run_id AND runs.id = ANY($1::text[]) RETURNING runs.*
 ),
 opened AS (
     INSERT INTO run_attempts (run_id, attempt, worker, started_at)
