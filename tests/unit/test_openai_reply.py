@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import openai_events, openai_reply
+from orchestrator import openai_events, openai_pieces, openai_reply
 from orchestrator.model import Delta, Finished, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from orchestrator.openai_errors import UpstreamTrouble
 from orchestrator.openai_reply import Reply
@@ -266,7 +266,7 @@ def test_silence_is_a_reply_if_it_is_said_to_be_one() -> None:
 
 
 def test_too_many_calls_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_reply, "MAX_CALLS", 3)
+    monkeypatch.setattr(openai_pieces, "MAX_CALLS", 3)
 
     with pytest.raises(UpstreamTrouble, match="too_many"):
         calls(*(fragment(place, f"call_{place}", "f", "{}") for place in range(4)))
