@@ -1,12 +1,14 @@
 """An empty database and a broker of one's own, without any worker that would touch them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
+import pytest
 import pytest_asyncio
 from sqlmodel import col, select
 
 from orchestrator import projects, resources
+from orchestrator.embedded.valkey import Valkey
 from orchestrator.migrate import migrate
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
@@ -47,3 +49,13 @@ async def project_id(bare: Resources) -> str:
     async with bare.database.transaction() as session:
         await projects.register(session, "sk-asst-integration-0123456789")
         return (await session.execute(select(col(Project.id)))).scalar_one()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a broker of the module's own."""
+    valkey = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
+    try:
+        yield valkey.start()
+    finally:
+        valkey.stop()

@@ -15,21 +15,11 @@ import pytest
 from kombu import Connection, Consumer, Producer, Queue
 from redis import Redis
 
-from orchestrator.embedded.valkey import Valkey
 from tests.fakes.proxy import Proxy
 
 OURS, STOCK = "workers.broker:Transport", "kombu.transport.redis:Transport"
 NO_LIMIT = 0
 PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    valkey = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
-    try:
-        yield valkey.start()
-    finally:
-        valkey.stop()
 
 
 @pytest.fixture

@@ -21,19 +21,9 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from orchestrator import queue
-from orchestrator.embedded.valkey import Valkey
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    valkey = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
-    try:
-        yield valkey.start()
-    finally:
-        valkey.stop()
 
 
 class Traces:

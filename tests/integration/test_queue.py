@@ -2,26 +2,14 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any, cast
 
-import pytest
 from celery import Celery
 from redis.asyncio import Redis
 
-from orchestrator.embedded.valkey import Valkey
 from orchestrator.queue import QUEUE, message
 
 OURS_TO_CHOOSE = {"id", "root_id", "correlation_id", "delivery_tag", "origin", "reply_to", "body"}
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    valkey = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
-    try:
-        yield valkey.start()
-    finally:
-        valkey.stop()
 
 
 async def pop(redis: "Redis") -> dict[str, Any]:
