@@ -43,6 +43,11 @@ class Traces:
     def left(self, key: str) -> list[str]:
         return cast("list[str]", self.redis.lrange(key, 0, -1))
 
+    def fetching(self) -> list[Any]:
+        """The connections on which workers wait for messages."""
+        clients = cast("list[Any]", self.redis.client_list())
+        return [client for client in clients if client["name"] == "pool-broker" and client["cmd"] == "brpop"]
+
 
 @pytest.fixture(scope="module")
 def traces(url: str) -> Iterator[Traces]:
@@ -493,9 +498,9 @@ def test_a_lost_connection_to_the_broker_ends_no_coroutine(
     own("until_released", key)
     traces.next(f"{key}:started")
 
-    for client in traces.redis.client_list():
-        if client["name"] == "pool-broker" and client["cmd"] == "brpop":
-            traces.redis.client_kill_filter(_id=client["id"])
+    # What it has fetched is noted over the same connection, so there may be a moment until it waits for more.
+    for client in eventually(traces.fetching):
+        traces.redis.client_kill_filter(_id=client["id"])
 
     assert traces.next(f"{key}:started") == "again"  # the broker hands it out once more: the claim must tell them apart
     traces.redis.rpush(f"{key}:release", 1, 2)
