@@ -20,6 +20,7 @@ from sqlalchemy import exc as sql_errors
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api import document
 from api.error_texts import NOT_JSON, invalid_request
 from orchestrator import db
 from orchestrator.echo import echo
@@ -35,7 +36,7 @@ from orchestrator.errors import (
     Unavailable,
 )
 from orchestrator.storage import StorageError
-from orchestrator.wire import schemas, unsupported
+from orchestrator.wire import unsupported
 
 SERVER_ERROR = (
     "The server had an error processing your request. Sorry about that! You can retry your request, or contact the "
@@ -90,19 +91,19 @@ MEANINGS: Mapping[int, str] = {
     503: "A part of the server is away for the moment; trying again helps.",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorEnvelope, "description": meaning, "headers": schemas.HEADERS}
+    status: {"model": ErrorEnvelope, "description": meaning, "headers": document.HEADERS}
     for status, meaning in MEANINGS.items()
 }
 """For `APIRouter(responses=RESPONSES)`: every status that an operation can answer with. A fuzz run holds us to it."""
 UPLOADING: dict[int | str, dict[str, Any]] = {
-    408: {"model": ErrorEnvelope, "description": "The client stopped sending.", "headers": schemas.HEADERS}
+    408: {"model": ErrorEnvelope, "description": "The client stopped sending.", "headers": document.HEADERS}
 }
 """What operations that take files add to them."""
 QUEUEING: dict[int | str, dict[str, Any]] = {
     429: {
         "model": ErrorEnvelope,
         "description": "Too many runs of the project wait to begin; trying again after `Retry-After` seconds helps.",
-        "headers": schemas.HEADERS,
+        "headers": document.HEADERS,
     }
 }
 """What operations that make runs add to them."""

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
+from api import document
 from api.dependencies import CallerId, OpenResources, ProjectId, Transaction
 from api.downloads import download
 from api.error_texts import invalid_request
@@ -15,16 +16,16 @@ from api.responses import page, reply
 from orchestrator import blobs, files
 from orchestrator.errors import InvalidRequest, TooLarge
 from orchestrator.foreign import Json
-from orchestrator.wire import objects, schemas
+from orchestrator.wire import objects
 from orchestrator.wire.requests import CreateFile, ListFilesQuery
 from orchestrator.wire.requests.files import PURPOSES
 
 router = APIRouter(prefix="/files", tags=["Files"], responses=RESPONSES)
 
 FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
-FORM = schemas.form(
+FORM = document.form(
     {
-        "file": schemas.BINARY,
+        "file": document.BINARY,
         "purpose": {"enum": list(PURPOSES)},
         "expires_after[anchor]": {"enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
@@ -33,7 +34,7 @@ FORM = schemas.form(
 )
 
 
-@router.post("", operation_id="createFile", responses={**schemas.ok(schemas.File), **UPLOADING}, openapi_extra=FORM)
+@router.post("", operation_id="createFile", responses={**document.ok("File"), **UPLOADING}, openapi_extra=FORM)
 async def create(request: Request, project_id: CallerId, resources: OpenResources) -> Response:
     """Upload a file. The form's fields may come before or behind it; nothing of it is kept in memory."""
     settings = resources.settings
@@ -53,27 +54,27 @@ async def create(request: Request, project_id: CallerId, resources: OpenResource
     return reply(objects.file(file))
 
 
-@router.get("", operation_id="listFiles", responses=schemas.ok(schemas.Page[schemas.File]))
+@router.get("", operation_id="listFiles", responses=document.page("File"))
 async def list_(query: Annotated[ListFilesQuery, Query()], session: Transaction, project_id: ProjectId) -> Response:
     """List the project's files, newest first unless asked otherwise."""
     rows, more = await files.list_(session, project_id, query)
     return page(map(objects.file, rows), has_more=more)
 
 
-@router.get("/{file_id}", operation_id="retrieveFile", responses=schemas.ok(schemas.File))
+@router.get("/{file_id}", operation_id="retrieveFile", responses=document.ok("File"))
 async def retrieve(file_id: str, session: Transaction, project_id: ProjectId) -> Response:
     """Retrieve what is known about a file."""
     return reply(objects.file(await files.retrieve(session, project_id, file_id)))
 
 
-@router.delete("/{file_id}", operation_id="deleteFile", responses=schemas.ok(schemas.FileDeleted))
+@router.delete("/{file_id}", operation_id="deleteFile", responses=document.ok("FileDeleted"))
 async def delete(file_id: str, session: Transaction, project_id: ProjectId) -> Response:
     """Delete a file."""
     return reply(objects.file_deleted(await files.delete(session, project_id, file_id)))
 
 
 @router.get(
-    "/{file_id}/content", operation_id="downloadFile", response_class=StreamingResponse, responses=schemas.raw()
+    "/{file_id}/content", operation_id="downloadFile", response_class=StreamingResponse, responses=document.raw()
 )
 async def content(file_id: str, project_id: CallerId, resources: OpenResources) -> Response:
     """Download a file's bytes. Like the original, this refuses files of purpose `assistants` and `user_data`, unless

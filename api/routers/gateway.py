@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from api import document
 from api.dependencies import AUTHENTICATED, ModelGateway
 from api.errors import RESPONSES
 from api.relay import Relay
 from orchestrator.openai_gateway import Question
-from orchestrator.wire import schemas
 from orchestrator.wire.requests.passed_on import ChatCompletion, Embeddings, PassedOn
 
 
@@ -33,7 +33,7 @@ class RelayedEnvelope(BaseModel):
 
 
 RELAYED: dict[int | str, dict[str, Any]] = {
-    status: {"model": RelayedEnvelope, "description": "The model server's own refusal.", "headers": schemas.HEADERS}
+    status: {"model": RelayedEnvelope, "description": "The model server's own refusal.", "headers": document.HEADERS}
     for status in (400, 404, "4XX", "5XX")
 }
 DOCUMENT: dict[str, Any] = {"schema": {"type": "object", "description": "As the model server wrote it."}}
@@ -44,7 +44,7 @@ EVENTS: dict[str, Any] = {
         "required": ["data"],
     }
 }
-OK: dict[str, Any] = {"description": "OK", "headers": schemas.HEADERS}
+OK: dict[str, Any] = {"description": "OK", "headers": document.HEADERS}
 
 router = APIRouter(tags=["Model server"], responses={**RESPONSES, **RELAYED}, dependencies=[AUTHENTICATED])
 

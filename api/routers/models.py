@@ -4,34 +4,34 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from api import document
 from api.dependencies import AUTHENTICATED, OpenResources
 from api.errors import RESPONSES, ErrorEnvelope, envelope
 from api.responses import reply
 from orchestrator.echo import echo
-from orchestrator.wire import schemas
 
 NOT_OURS = "You have insufficient permissions for this operation. Only fine-tuned models can be deleted."
 FORBIDDEN: dict[int | str, dict[str, Any]] = {
-    403: {"model": ErrorEnvelope, "description": "The model cannot be deleted.", "headers": schemas.HEADERS}
+    403: {"model": ErrorEnvelope, "description": "The model cannot be deleted.", "headers": document.HEADERS}
 }
 
 router = APIRouter(prefix="/models", tags=["Models"], responses=RESPONSES, dependencies=[AUTHENTICATED])
 
 
-@router.get("", operation_id="listModels", responses=schemas.ok(schemas.Models))
+@router.get("", operation_id="listModels", responses=document.ok("Models"))
 async def list_(resources: OpenResources) -> Response:
     """List the models that assistants can use."""
     return reply({"object": "list", "data": await resources.model.models()})
 
 
-@router.get("/{model:path}", operation_id="retrieveModel", responses=schemas.ok(schemas.Model))
+@router.get("/{model:path}", operation_id="retrieveModel", responses=document.ok("Model"))
 async def retrieve(model: str, resources: OpenResources) -> Response:
     """Retrieve a model."""
     found = await resources.model.retrieve(model)
     return _missing(model) if found is None else reply(found)
 
 
-@router.delete("/{model:path}", operation_id="deleteModel", responses={**schemas.ok(schemas.Deleted), **FORBIDDEN})
+@router.delete("/{model:path}", operation_id="deleteModel", responses={**document.ok("Deleted"), **FORBIDDEN})
 async def delete(model: str, resources: OpenResources) -> Response:
     """Delete a fine-tuned model. There is none yet, and the model server's own are not ours to delete."""
     if await resources.model.retrieve(model) is None:

@@ -4,17 +4,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from api import document
 from api.dependencies import ProjectId, Transaction
 from api.errors import RESPONSES
 from api.responses import page, reply
 from orchestrator import closing, run_steps
-from orchestrator.wire import objects, schemas
+from orchestrator.wire import objects
 from orchestrator.wire.requests import IncludeQuery, ListRunStepsQuery
 
 router = APIRouter(prefix="/threads/{thread_id}/runs/{run_id}/steps", tags=["Run steps"], responses=RESPONSES)
 
 
-@router.get("", operation_id="listRunSteps", responses=schemas.ok(schemas.Page[schemas.RunStep]))
+@router.get("", operation_id="listRunSteps", responses=document.page("RunStep"))
 async def list_(
     thread_id: str,
     run_id: str,
@@ -27,7 +28,7 @@ async def list_(
     return page((objects.run_step(row, closing.expiry(run)) for row in rows), has_more=more)
 
 
-@router.get("/{step_id}", operation_id="getRunStep", responses=schemas.ok(schemas.RunStep))
+@router.get("/{step_id}", operation_id="getRunStep", responses=document.ok("RunStep"))
 async def retrieve(
     thread_id: str,
     run_id: str,

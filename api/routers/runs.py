@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api import sse
+from api import document, sse
 from api.dependencies import Departure, Events, OpenResources, ProjectId, Rests, Transaction
 from api.errors import QUEUEING, RESPONSES
 from api.polling import advice
@@ -15,7 +15,7 @@ from orchestrator import lifecycle, model_names, runs
 from orchestrator.events.frames import START
 from orchestrator.foreign import Json
 from orchestrator.settings import Settings
-from orchestrator.wire import objects, schemas
+from orchestrator.wire import objects
 from orchestrator.wire.requests import (
     CreateRun,
     CreateThreadAndRun,
@@ -31,9 +31,7 @@ router = APIRouter(prefix="/threads", tags=["Runs"], responses=RESPONSES)
 LastEventId = Annotated[str | None, Header(description="The id of the last event that the client has seen.")]
 
 
-@router.post(
-    "/runs", operation_id="createThreadAndRun", responses={**schemas.ok(schemas.Run, streams=True), **QUEUEING}
-)
+@router.post("/runs", operation_id="createThreadAndRun", responses={**document.ok("Run", streams=True), **QUEUEING})
 async def create_with_thread(
     body: CreateThreadAndRun, session: Transaction, project_id: ProjectId, resources: OpenResources, events: Events
 ) -> Response:
@@ -44,9 +42,7 @@ async def create_with_thread(
     return events.of(run.thread_id, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
 
-@router.post(
-    "/{thread_id}/runs", operation_id="createRun", responses={**schemas.ok(schemas.Run, streams=True), **QUEUEING}
-)
+@router.post("/{thread_id}/runs", operation_id="createRun", responses={**document.ok("Run", streams=True), **QUEUEING})
 async def create(
     thread_id: str,
     body: CreateRun,
@@ -64,7 +60,7 @@ async def create(
     return events.of(run.thread_id, run.id, START) if body.stream else _reply(objects.run(run), settings)
 
 
-@router.get("/{thread_id}/runs", operation_id="listRuns", responses=schemas.ok(schemas.Page[schemas.Run]))
+@router.get("/{thread_id}/runs", operation_id="listRuns", responses=document.page("Run"))
 async def list_(
     thread_id: str, query: Annotated[ListQuery, Query()], session: Transaction, project_id: ProjectId
 ) -> Response:
@@ -73,7 +69,7 @@ async def list_(
     return page(map(objects.run, rows), has_more=more)
 
 
-@router.get("/{thread_id}/runs/{run_id}", operation_id="getRun", responses=schemas.ok(schemas.Run))
+@router.get("/{thread_id}/runs/{run_id}", operation_id="getRun", responses=document.ok("Run"))
 async def retrieve(
     thread_id: str,
     run_id: str,
@@ -102,7 +98,7 @@ async def retrieve(
     return _reply(objects.run(run), resources.settings)
 
 
-@router.post("/{thread_id}/runs/{run_id}", operation_id="modifyRun", responses=schemas.ok(schemas.Run))
+@router.post("/{thread_id}/runs/{run_id}", operation_id="modifyRun", responses=document.ok("Run"))
 async def modify(
     thread_id: str,
     run_id: str,
@@ -116,7 +112,7 @@ async def modify(
     return _reply(objects.run(run), resources.settings)
 
 
-@router.post("/{thread_id}/runs/{run_id}/cancel", operation_id="cancelRun", responses=schemas.ok(schemas.Run))
+@router.post("/{thread_id}/runs/{run_id}/cancel", operation_id="cancelRun", responses=document.ok("Run"))
 async def cancel(
     thread_id: str, run_id: str, session: Transaction, project_id: ProjectId, resources: OpenResources
 ) -> Response:
@@ -127,7 +123,7 @@ async def cancel(
 @router.post(
     "/{thread_id}/runs/{run_id}/submit_tool_outputs",
     operation_id="submitToolOuputsToRun",
-    responses=schemas.ok(schemas.Run, streams=True),
+    responses=document.ok("Run", streams=True),
 )
 async def submit_tool_outputs(
     thread_id: str,
@@ -149,7 +145,7 @@ async def submit_tool_outputs(
     "/{thread_id}/runs/{run_id}/events",
     operation_id="followRun",
     response_class=StreamingResponse,
-    responses=schemas.ok(None, streams=True),
+    responses=document.streamed(),
 )
 async def follow(
     thread_id: str,

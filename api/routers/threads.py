@@ -4,11 +4,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from api import document
 from api.dependencies import ProjectId, Transaction
 from api.errors import RESPONSES
 from api.responses import page, reply
 from orchestrator import threads
-from orchestrator.wire import objects, schemas
+from orchestrator.wire import objects
 from orchestrator.wire.requests import CreateThread, ListQuery, ListThreadsQuery, ModifyThread
 
 router = APIRouter(prefix="/threads", tags=["Threads"], responses=RESPONSES)
@@ -36,7 +37,7 @@ PARAMETERS: list[dict[str, Any]] = [
 """The query of the list, in our own words: FastAPI would document `metadata` in the style `form`."""
 
 
-@router.post("", operation_id="createThread", responses=schemas.ok(schemas.Thread))
+@router.post("", operation_id="createThread", responses=document.ok("Thread"))
 async def create(session: Transaction, project_id: ProjectId, body: CreateThread | None = None) -> Response:
     """Create a thread, with messages if the body brings any."""
     return reply(objects.thread(await threads.create(session, project_id, body)))
@@ -45,7 +46,7 @@ async def create(session: Transaction, project_id: ProjectId, body: CreateThread
 @router.get(
     "",
     operation_id="listThreads",
-    responses=schemas.ok(schemas.Page[schemas.Thread]),
+    responses=document.page("Thread"),
     openapi_extra={"parameters": PARAMETERS},
 )
 async def list_(
@@ -59,19 +60,19 @@ async def list_(
     return page(map(objects.thread, rows), has_more=more)
 
 
-@router.get("/{thread_id}", operation_id="getThread", responses=schemas.ok(schemas.Thread))
+@router.get("/{thread_id}", operation_id="getThread", responses=document.ok("Thread"))
 async def retrieve(thread_id: str, session: Transaction, project_id: ProjectId) -> Response:
     """Retrieve a thread."""
     return reply(objects.thread(await threads.retrieve(session, project_id, thread_id)))
 
 
-@router.post("/{thread_id}", operation_id="modifyThread", responses=schemas.ok(schemas.Thread))
+@router.post("/{thread_id}", operation_id="modifyThread", responses=document.ok("Thread"))
 async def modify(thread_id: str, body: ModifyThread, session: Transaction, project_id: ProjectId) -> Response:
     """Modify a thread: what the body does not name stays as it is."""
     return reply(objects.thread(await threads.modify(session, project_id, thread_id, body)))
 
 
-@router.delete("/{thread_id}", operation_id="deleteThread", responses=schemas.ok(schemas.Deleted))
+@router.delete("/{thread_id}", operation_id="deleteThread", responses=document.ok("Deleted"))
 async def delete(thread_id: str, session: Transaction, project_id: ProjectId) -> Response:
     """Delete a thread with its messages, runs and run steps."""
     return reply(objects.deleted("thread", await threads.delete(session, project_id, thread_id)))

@@ -2,20 +2,21 @@
 
 from fastapi import APIRouter, Request, Response
 
+from api import document
 from api.dependencies import CallerId, OpenResources, ProjectId, Transaction
 from api.errors import RESPONSES, UPLOADING
 from api.forms import Form
 from api.responses import reply
 from orchestrator import blobs, uploads
-from orchestrator.wire import objects, schemas
+from orchestrator.wire import objects
 from orchestrator.wire.requests import CompleteUpload, CreateUpload
 
 router = APIRouter(prefix="/uploads", tags=["Uploads"], responses=RESPONSES)
 
-FORM = schemas.form({"data": schemas.BINARY}, required=["data"])
+FORM = document.form({"data": document.BINARY}, required=["data"])
 
 
-@router.post("", operation_id="createUpload", responses=schemas.ok(schemas.Upload))
+@router.post("", operation_id="createUpload", responses=document.ok("Upload"))
 async def create(body: CreateUpload, session: Transaction, project_id: ProjectId, resources: OpenResources) -> Response:
     """Begin an upload, to which parts can be added until it is completed or expires."""
     settings = resources.settings
@@ -28,7 +29,7 @@ async def create(body: CreateUpload, session: Transaction, project_id: ProjectId
 @router.post(
     "/{upload_id}/parts",
     operation_id="addUploadPart",
-    responses={**schemas.ok(schemas.UploadPart), **UPLOADING},
+    responses={**document.ok("UploadPart"), **UPLOADING},
     openapi_extra=FORM,
 )
 async def add_part(upload_id: str, request: Request, project_id: CallerId, resources: OpenResources) -> Response:
@@ -46,14 +47,14 @@ async def add_part(upload_id: str, request: Request, project_id: CallerId, resou
     return reply(objects.upload_part(part))
 
 
-@router.post("/{upload_id}/complete", operation_id="completeUpload", responses=schemas.ok(schemas.Upload))
+@router.post("/{upload_id}/complete", operation_id="completeUpload", responses=document.ok("Upload"))
 async def complete(upload_id: str, body: CompleteUpload, project_id: CallerId, resources: OpenResources) -> Response:
     """Make a file of the parts, in the given order. Their sizes must add up to what the upload was created for."""
     upload, file = await uploads.complete(resources.database, resources.storage, project_id, upload_id, body)
     return reply(objects.upload(upload, file))
 
 
-@router.post("/{upload_id}/cancel", operation_id="cancelUpload", responses=schemas.ok(schemas.Upload))
+@router.post("/{upload_id}/cancel", operation_id="cancelUpload", responses=document.ok("Upload"))
 async def cancel(upload_id: str, session: Transaction, project_id: ProjectId) -> Response:
     """Give an upload up."""
     return reply(objects.upload(await uploads.cancel(session, project_id, upload_id)))

@@ -141,22 +141,17 @@ class Page(BaseModel, Generic[Item]):
     has_more: bool
 
 
-def _header(description: str) -> dict[str, Any]:
-    return {"description": description, "required": True, "schema": {"type": "string"}}
-
-
 def _named() -> list[str]:
     """The events that the official client knows."""
     members = get_args(get_args(beta.AssistantStreamEvent)[0])
     return [name for member in members for name in get_args(member.model_fields["event"].annotation)]
 
 
-HEADERS: dict[str, Any] = {
-    "x-request-id": _header("The request's name in the log: the client's own `x-request-id`, or a new one."),
-    "openai-processing-ms": _header("How long the server worked before it answered, in milliseconds."),
-    "openai-version": _header("The version of the original that is spoken."),
-}
-"""What every answer carries."""
+ANSWERS: tuple[type[BaseModel], ...] = (
+    *(Assistant, Thread, Message, Run, RunStep, File, FileDeleted, Upload, UploadPart, Model, Models, Deleted),
+    *(Page[Assistant], Page[Thread], Page[Message], Page[Run], Page[RunStep], Page[File]),
+)
+"""All that operations answer with, as `api.document` names it."""
 EVENT: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -168,28 +163,3 @@ EVENT: dict[str, Any] = {
     "additionalProperties": False,
 }
 """One server-sent event."""
-
-
-BINARY: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
-"""A file in a form."""
-
-
-def form(properties: dict[str, Any], *, required: list[str]) -> dict[str, Any]:
-    """The form that an operation reads by itself, for `openapi_extra=`."""
-    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
-
-
-def raw() -> dict[int | str, dict[str, Any]]:
-    """The 200 of an operation that answers with bytes, for `responses=`."""
-    return {200: {"description": "OK", "headers": HEADERS, "content": {"application/octet-stream": {}}}}
-
-
-def ok(model: Any, *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The 200 of an operation, for `responses=`: a `model`, an event stream, or either."""
-    described: dict[str, Any] = {"description": "OK", "headers": HEADERS}
-    if model is not None:
-        described["model"] = model
-    if streams:
-        described["content"] = {"text/event-stream": {"itemSchema": EVENT}}
-    return {200: described}

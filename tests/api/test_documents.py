@@ -1,8 +1,12 @@
 """The API's own description: complete, and readable without any other host."""
 
+import json
+import re
+
 import httpx2
 import pytest
 
+from orchestrator.wire.schemas import ANSWERS
 from tests.stack import Stack
 
 OPERATIONS = 39
@@ -36,6 +40,14 @@ def test_the_document_describes_every_operation_with_its_answers(address: str) -
         assert operation["responses"]["200"]["content"], name
         assert set(operation["responses"]["200"]["headers"]) >= HEADERS, name
         assert operation["security"] == [{"HTTPBearer": []}], name
+
+
+def test_whatever_the_document_refers_to_is_in_it(address: str) -> None:
+    text = httpx2.get(f"{address}/openapi.json").text
+
+    schemas = json.loads(text)["components"]["schemas"]
+    assert {f"#/components/schemas/{name}" for name in schemas} >= set(re.findall(r'"\$ref": ?"([^"]+)"', text))
+    assert {answer.__name__.replace("[", "_").replace("]", "_") for answer in ANSWERS} <= set(schemas)
 
 
 def test_an_operation_that_streams_says_so_beside_its_object(address: str) -> None:
