@@ -7,11 +7,14 @@
 Nothing waits for company: a batch leaves in the next turn of the event loop, as long as fewer than `lanes` are under
 way; what comes meanwhile makes up the next. So a single call is not slowed down, and the more there is to do, the
 larger the batches get.
+
+A batch is nobody's: it knows nothing of the context of who has called first, and its log lines bear no run's id.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Final, Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
@@ -21,33 +24,47 @@ Call: TypeAlias = tuple[Item, asyncio.Future[Answer]]
 
 MOST: Final = 100
 LANES: Final = 2
+BOUND: Final = 10_000
+"""Calls that wait: ten times what a process carries at once unless it was told to carry more."""
+
+
+class TooManyWaiting(TimeoutError):
+    """So many calls wait that one more would wait too long. Nothing was done; a little later it may be."""
 
 
 class Batch(Generic[Item, Answer]):
     """Calls of one kind. `carry_out` gets at most `most` items and returns their answers in the same order.
 
     What it raises, each of its callers gets. A caller that is cancelled leaves; what it asked for may happen all the
-    same.
+    same. While `bound` calls wait, further ones raise TooManyWaiting.
     """
 
     def __init__(
-        self, carry_out: Callable[[list[Item]], Awaitable[Sequence[Answer]]], *, most: int = MOST, lanes: int = LANES
+        self,
+        carry_out: Callable[[list[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        most: int = MOST,
+        lanes: int = LANES,
+        bound: int = BOUND,
     ) -> None:
         self._carry_out = carry_out
         self._most = most
         self._lanes = lanes
+        self._bound = bound
         self._waiting: deque[Call[Item, Answer]] = deque()
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item) -> Answer:
         """The answer for one item."""
+        if len(self._waiting) >= self._bound:
+            raise TooManyWaiting(f"{self._bound} calls wait")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, answer))
         if self._under_way < self._lanes:
             self._under_way += 1
-            lane = loop.create_task(self._work(), name="batch")
+            lane = loop.create_task(self._work(), name="batch", context=Context())
             self._tasks.add(lane)  # the loop itself keeps no task alive
             lane.add_done_callback(self._tasks.discard)
         return await answer

@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
+import structlog
 
-from orchestrator.batching import Batch
+from orchestrator import db
+from orchestrator.batching import Batch, TooManyWaiting
 
 
 class Carrier:
@@ -92,3 +94,31 @@ async def test_calls_one_after_the_other_are_all_answered() -> None:
     answers = await asyncio.gather(*(several(100 * each) for each in range(1, 4)))
 
     assert answers == [[2 * (100 * each + step) for step in range(50)] for each in range(1, 4)]
+
+
+async def test_more_calls_than_may_wait_are_refused_and_may_come_again() -> None:
+    carrier = Carrier(closed=True)
+    batch = Batch(carrier, lanes=1, bound=2)
+    first = asyncio.create_task(batch(1))
+    await carrier.begun.wait()
+    waiting = [asyncio.create_task(batch(number)) for number in (2, 3)]
+    await asyncio.sleep(0)
+
+    with pytest.raises(TooManyWaiting) as refused:
+        await batch(4)
+    carrier.door.set()
+
+    assert await asyncio.gather(first, *waiting) == [2, 4, 6]
+    assert await batch(4) == 8
+    assert carrier.batches == [[1], [2, 3], [4]]
+    assert db.passes(refused.value)
+
+
+async def test_a_batch_knows_nothing_of_the_run_of_its_first_caller() -> None:
+    async def bound(numbers: list[int]) -> list[dict[str, object]]:
+        return [structlog.contextvars.get_contextvars() for _ in numbers]
+
+    batch = Batch(bound)
+    with structlog.contextvars.bound_contextvars(run_id="run_1"):
+        assert await batch(1) == {}
+        assert structlog.contextvars.get_contextvars() == {"run_id": "run_1"}
