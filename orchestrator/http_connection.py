@@ -1,19 +1,19 @@
 """One HTTP/1.1 connection, its answers parsed as they arrive: what `orchestrator.http_stream` is made of.
 
-At most one request is under way. A connection learns from the transport and the parser, and whoever reads takes what
-came since: nothing is awaited for each piece. Everything is bounded: heads, what a server may send that is neither head
-nor body, what was read and not yet taken (reading pauses), and silence: one timer, set again only when it goes off.
+At most one request is under way. A connection learns from the transport and the parser (`orchestrator.http_parsing`),
+and whoever reads takes what came since: nothing is awaited for each piece. Everything is bounded: heads, what a server
+may send that is neither head nor body, what was read and not yet taken (reading pauses), and silence: one timer, set
+again only when it goes off.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import httptools
 from typing_extensions import override
 
-LONGEST_HEAD: Final = 64 * 1024
-"""Bytes that a server may send before its answer's head is whole, and later that belong to no body."""
+from orchestrator.http_parsing import Incoming
+
 HIGH_WATER: Final = 256 * 1024
 """Bytes of a body that wait to be taken; reading pauses beyond."""
 LINGER: Final = 0.25
@@ -28,61 +28,44 @@ class SilenceError(TimeoutError):
     """The server said nothing for too long."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Incoming, asyncio.Protocol):
     """One connection, at most one request at a time. Made by its Server, read through an Answer."""
 
     __slots__ = (
-        "_aside",
         "_due",
         "_forgiving",
-        "_framed",
         "_free",
         "_heard",
-        "_interim",
         "_loop",
         "_offer",
-        "_parser",
         "_paused",
         "_reading",
         "_silence",
         "_timer",
         "_transport",
-        "_unread",
         "_waiter",
         "_when_over",
-        "body",
         "busy",
         "error",
-        "fields",
-        "keep",
-        "over",
-        "status",
     )
 
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
+        super().__init__()
         self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(  # what aiohttp takes, too: servers differ
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._waiter: asyncio.Future[bytes] | None = None
         self._free: dict[Connection, float] | None = None
-        self.busy = self.keep = self.over = self._paused = False
+        self.busy = self._paused = False
         self._begin(0.0)
 
     def _begin(self, silence: float) -> None:
         self._when_over: Callable[[Connection], None] | None = None
         self._silence = silence
-        self._aside = self._unread = 0
-        self._framed = self._interim = self._reading = self._forgiving = False
+        self._reading = self._forgiving = False
         self._offer: Callable[[bytes], bool] | None = None
-        self.status = 0
-        self.fields: dict[str, str] = {}
-        self.body: list[bytes] = []
         self.error: OSError | None = None
 
     @property
@@ -94,6 +77,7 @@ class Connection(asyncio.Protocol):
         """Send a request. From now on the server must not be silent for longer than `silence` seconds."""
         if self._transport.is_closing():  # nobody would say so again
             raise BrokenError("connection closed")
+        self._clear()
         self._begin(silence)
         self._free = None
         self.busy, self.over, self.keep = True, False, False
@@ -207,15 +191,8 @@ class Connection(asyncio.Protocol):
             return
         if self._when_over is None:
             self._heard = self._loop.time()
-        self._aside += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._fail(BrokenError("malformed answer"))
-        except httptools.HttpParserUpgrade:
-            self._fail(BrokenError("unwanted upgrade"))
-        if self._aside > LONGEST_HEAD:
-            self._fail(BrokenError("too much beside the body"))
+        if (wrong := self._parse(data)) is not None:
+            self._fail(BrokenError(wrong))
         self._tell()
         if self._unread > HIGH_WATER and not self._paused and not self.over:
             self._paused = True
@@ -235,49 +212,6 @@ class Connection(asyncio.Protocol):
             if exc is not None or not self.status or self._framed:
                 self.error = BrokenError(type(exc).__name__ if exc is not None else "connection closed")
         self._tell()
-
-    # -- what the parser says --
-
-    def on_message_begin(self) -> None:
-        """A head begins; one behind the answer's end is not wanted."""
-        if self.over:
-            self.keep = False
-            self._interim = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head; what comes behind the body is dropped."""
-        if not self.status:
-            self.fields.setdefault(name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape"))
-
-    def on_headers_complete(self) -> None:
-        """The head is here, perhaps only that of an interim answer."""
-        if self.over:
-            return
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._interim = True
-            self.fields.clear()
-            return
-        fields = self.fields
-        self._framed = "content-length" in fields or "chunked" in fields.get("transfer-encoding", "").lower()
-        self._aside = 0
-        self.status = status
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        if self.over:
-            return
-        self.body.append(body)
-        self._unread += len(body)
-        self._aside = 0
-
-    def on_message_complete(self) -> None:
-        """The end, unless it was only that of an interim answer."""
-        if self._interim:
-            self._interim = False
-            return
-        self.over = True
-        self.keep = self._parser.should_keep_alive()
 
     # -- what follows --
 

@@ -148,25 +148,32 @@ class Server:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
+        name = self._target.host if self._tls else None
         async with asyncio.timeout(self._timeout):
             addresses = await self._addresses(loop)
             try:
-                sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=0.25, interleave=1)
+                if len(addresses) == 1 and (place := _plain(addresses[0])) is not None:  # no race: the loop does it all
+                    made = await loop.create_connection(Connection, *place, ssl=self._tls, server_hostname=name)
+                else:
+                    sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=0.25, interleave=1)
+                    made = await loop.create_connection(Connection, sock=sock, ssl=self._tls, server_hostname=name)
             except BaseException:
                 self._resolved = (0.0, [])
                 raise
+        transport, connection = made
+        with transport.get_extra_info("socket").dup() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            name = self._target.host if self._tls else None
-            _, connection = await loop.create_connection(Connection, sock=sock, ssl=self._tls, server_hostname=name)
         return connection
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> Sequence[aiohappyeyeballs.AddrInfoType]:
-        async with self._resolving:
-            until, found = self._resolved
-            if loop.time() >= until:
-                found = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
-                until = loop.time() + _RESOLVED
-            self._resolved = (until, [*found[1:], found[0]])  # a name of several machines means one after the other
+        until, found = self._resolved
+        if loop.time() >= until:
+            async with self._resolving:
+                until, found = self._resolved
+                if loop.time() >= until:
+                    found = await loop.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
+                    until = loop.time() + _RESOLVED
+        self._resolved = (until, [*found[1:], found[0]])  # a name of several machines means one after the other
         return found
 
 
@@ -257,6 +264,12 @@ class Inflater:
     def more(self) -> bytes:
         """The next part of what was given before."""
         return self.feed(b"") if self._stream is not None and self._stream.unconsumed_tail else b""
+
+
+def _plain(address: aiohappyeyeballs.AddrInfoType) -> tuple[str, int] | None:
+    """Host and port of an address that they name alone: one of IPv6 may have a scope."""
+    host, port, *more = address[4]
+    return None if any(more) else (str(host), int(port))
 
 
 def _tls() -> ssl.SSLContext:

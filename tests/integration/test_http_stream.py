@@ -5,6 +5,8 @@ import contextlib
 import datetime
 import gzip
 import ipaddress
+import math
+import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -589,6 +591,29 @@ async def test_nobody_at_the_address_is_an_error_in_time(unused_tcp_port: int) -
     assert target is not None
     with pytest.raises(OSError, match=r"."):
         await ask(Server(target, {}, connect_timeout=DEADLINE))
+
+
+@pytest.mark.parametrize("addresses", [1, 2])
+async def test_a_connection_that_breaks_unseen_is_noticed_by_the_system_however_it_was_made(addresses: int) -> None:
+    script = Script(WHOLE)
+    async with script.running() as server:
+        place = ("127.0.0.1", script.port)
+        server._resolved = (math.inf, [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place)] * addresses)
+        answer = await ask(server)
+        connection = answer._connection
+        assert connection is not None
+        with connection._transport.get_extra_info("socket").dup() as sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+        assert await everything(answer) == b"hello"
+
+
+def test_an_address_with_a_scope_is_more_than_a_host_and_a_port() -> None:
+    stream = socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
+
+    assert http_stream._plain((socket.AF_INET, *stream, ("127.0.0.1", 80))) == ("127.0.0.1", 80)
+    assert http_stream._plain((socket.AF_INET6, *stream, ("::1", 80, 0, 0))) == ("::1", 80)
+    assert http_stream._plain((socket.AF_INET6, *stream, ("fe80::1", 80, 0, 2))) is None
 
 
 async def test_more_free_connections_than_allowed_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
