@@ -91,7 +91,7 @@ Ear: TypeAlias = Callable[[str], bool]
 """Is told a piece of text, and says whether it has taken it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: an ear is lent to it, and a copy would cost several times as much
 class Prompt:
     """One question to a model, in the shapes of `POST /chat/completions`. None, or an empty list, is not sent.
 

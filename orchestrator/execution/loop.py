@@ -8,7 +8,6 @@ a line of the journal. Nobody needs to say whether somebody listens: deltas are 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -49,7 +48,8 @@ async def execute(journal: Journal, model: Model, tools: Toolbox) -> None:
 async def turn(journal: Journal, model: Model, tools: Toolbox) -> bool:
     """Ask the model, and write down what it says; returns whether the run is at rest then."""
     reply = Reply()
-    prompt = replace(await journal.prompt(tools.offers()), ear=partial(journal.go_on_with, reply))
+    prompt = await journal.prompt(tools.offers())
+    prompt.ear = partial(journal.go_on_with, reply)
     await listen(journal, reply, model.stream(prompt))
     if reply.calls:
         return await journal.ask(reply, rests=tools.leaves([call.name for call in reply.calls]))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 import structlog
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from orchestrator import db, lifecycle
 from orchestrator.attempts import Leaving
@@ -45,16 +46,17 @@ class Runner:
             log.debug("run_not_claimed", run_id=run_id)
             return
         run = journal.run
-        with structlog.contextvars.bound_contextvars(run_id=run.id, thread_id=run.thread_id, attempt=run.attempt):
-            try:
-                await self._carry(journal)
-            except BaseException as error:  # a shutdown, or the journal cannot be written
-                # Should even this fail, nobody renews its lease.
-                await asyncio.shield(journal.give_back(*_why(error)))
-                raise
-            finally:
-                if self._journals.get(run.id) is journal:
-                    del self._journals[run.id]
+        known = bind_contextvars(run_id=run.id, thread_id=run.thread_id, attempt=run.attempt)
+        try:
+            await self._carry(journal)
+        except BaseException as error:  # a shutdown, or the journal cannot be written
+            # Should even this fail, nobody renews its lease.
+            await asyncio.shield(journal.give_back(*_why(error)))
+            raise
+        finally:
+            reset_contextvars(**known)
+            if self._journals.get(run.id) is journal:
+                del self._journals[run.id]
 
     def drain(self, now: bool = False) -> None:
         """Claim nothing more, and give back every run that reaches a checkpoint and would go on; with `now`, all."""
