@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Stack:
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     base_url: str = ""
     tapped: bool = True
+    newest_log: Path = Path()
 
     @property
     def settings(self) -> Settings:
@@ -48,7 +49,8 @@ class Stack:
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
         """Start `assistantd <command>`; it is stopped at the end at the latest. Its output goes to a file."""
-        log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb")
+        self.newest_log = self.folder / f"{command[0]}-{len(self.processes)}.log"
+        log = self.newest_log.open("wb")
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.cli", *command],
             cwd=ROOT,
@@ -62,7 +64,12 @@ class Stack:
         return process
 
     def start_api(self, **environment: str) -> str:
-        """Start an API process and return its base URL once it is ready: that of a tap, see wiretap.py."""
+        """Start an API process that serves until the end, and return its base URL once it is ready."""
+        return self.ends.enter_context(self.api(**environment))
+
+    @contextmanager
+    def api(self, **environment: str) -> Iterator[str]:
+        """The base URL of an API process that serves as long as the block lasts: that of a tap, see wiretap.py."""
         port = free_port()
         process = self.start("api", ASSISTANTD_API_PORT=str(port), **environment)
         address = f"http://127.0.0.1:{port}"
@@ -71,7 +78,11 @@ class Stack:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"The API did not start:\n{self.logs()}")
             time.sleep(0.05)
-        return self.ends.enter_context(wiretap.on(f"{address}/v1")) if self.tapped else f"{address}/v1"
+        try:
+            with wiretap.on(f"{address}/v1") if self.tapped else nullcontext(f"{address}/v1") as base_url:
+                yield base_url
+        finally:
+            self.stop(process)
 
     def start_worker(self, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a worker process; runs wait until it is ready."""

@@ -56,9 +56,10 @@ RESUMED_CALLED = ["run_step_done", *(name for name in MESSAGE_CALLED if name != 
 
 
 @pytest.fixture(scope="module")
-def address(stack: Stack) -> str:
+def address(stack: Stack) -> Iterator[str]:
     """An API process that sends comments often."""
-    return stack.start_api(ASSISTANTD_STREAM_PING="0.1")
+    with stack.api(ASSISTANTD_STREAM_PING="0.1") as base_url:
+        yield base_url
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +69,24 @@ def player() -> Iterator[str]:
         yield base_url
 
 
+@pytest.fixture(scope="module")
+def told_by_all(stack: Stack, address: str, player: str) -> dict[str, Told]:
+    """What each release of the client told."""
+    stack.model.reset()
+    return install.all_told(lambda release: tell(release, stack, address, player), releases.PYTHON)
+
+
 @pytest.fixture(
     scope="module",
     params=[pytest.param(release, marks=pytest.mark.through(releases.python(release))) for release in releases.PYTHON],
 )
-def told_by_release(request: pytest.FixtureRequest, stack: Stack, address: str, player: str) -> Told:
-    """What `python -m tests.clients` told under one release of the client."""
-    stack.model.reset()
-    release: str = request.param
+def told_by_release(request: pytest.FixtureRequest, told_by_all: dict[str, Told]) -> Told:
+    """What one of them told."""
+    return told_by_all[request.param]
+
+
+def tell(release: str, stack: Stack, address: str, player: str) -> Told:
+    """What `python -m tests.clients` prints under one release of the client."""
     played = {name: replay.request_for(stream) for name, stream in replay.all_streams().items()}
     arguments = ["-P", "-s", "-W", "error::UserWarning"]
     path = str(ROOT)
@@ -89,7 +100,7 @@ def told_by_release(request: pytest.FixtureRequest, stack: Stack, address: str, 
         input=json.dumps({"base_url": player, "requests": played}),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from orchestrator.wire.schemas import ANSWERS
+from tests.api.checks import Json
 from tests.stack import Stack
 
 OPERATIONS = 39
@@ -16,14 +17,18 @@ PASSED_ON = {"createChatCompletion", "createEmbedding"}
 HEADERS = {"x-request-id", "openai-processing-ms", "openai-version"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(stack: Stack) -> str:
     return stack.base_url.removesuffix("/v1")
 
 
-def test_the_document_describes_every_operation_with_its_answers(address: str) -> None:
-    document = httpx2.get(f"{address}/openapi.json").json()
+@pytest.fixture(scope="module")
+def document(address: str) -> Json:
+    """Who asks first waits for its making."""
+    return httpx2.get(f"{address}/openapi.json", timeout=60).json()
 
+
+def test_the_document_describes_every_operation_with_its_answers(document: Json) -> None:
     operations = {
         operation["operationId"]: operation
         for path, methods in document["paths"].items()
@@ -42,17 +47,15 @@ def test_the_document_describes_every_operation_with_its_answers(address: str) -
         assert operation["security"] == [{"HTTPBearer": []}], name
 
 
-def test_whatever_the_document_refers_to_is_in_it(address: str) -> None:
-    text = httpx2.get(f"{address}/openapi.json").text
+def test_whatever_the_document_refers_to_is_in_it(document: Json) -> None:
+    schemas = document["components"]["schemas"]
 
-    schemas = json.loads(text)["components"]["schemas"]
-    assert {f"#/components/schemas/{name}" for name in schemas} >= set(re.findall(r'"\$ref": ?"([^"]+)"', text))
+    referred = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
+    assert {f"#/components/schemas/{name}" for name in schemas} >= referred > set()
     assert {answer.__name__.replace("[", "_").replace("]", "_") for answer in ANSWERS} <= set(schemas)
 
 
-def test_an_operation_that_streams_says_so_beside_its_object(address: str) -> None:
-    document = httpx2.get(f"{address}/openapi.json").json()
-
+def test_an_operation_that_streams_says_so_beside_its_object(document: Json) -> None:
     streaming = {
         operation["operationId"]: operation["responses"]["200"]["content"]
         for methods in document["paths"].values()

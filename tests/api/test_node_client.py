@@ -32,9 +32,10 @@ Told = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def address(stack: Stack) -> str:
+def address(stack: Stack) -> Iterator[str]:
     """An API process that sends comments often."""
-    return stack.start_api(ASSISTANTD_STREAM_PING="0.1")
+    with stack.api(ASSISTANTD_STREAM_PING="0.1") as base_url:
+        yield base_url
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +62,25 @@ def release(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(
-    release: str, modules: Path, stack: Stack, address: str, player: str, tmp_path_factory: pytest.TempPathFactory
-) -> Told:
-    """What client.mjs told under one release of the client."""
+def told_by_all(
+    modules: Path, stack: Stack, address: str, player: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Told]:
+    """What each release of the client told."""
     stack.model.reset()
-    folder = tmp_path_factory.mktemp("node")
+    folders = {release: tmp_path_factory.mktemp(release) for release in releases.NODE}
+    return install.all_told(
+        lambda release: tell(release, folders[release], modules, stack, address, player), releases.NODE
+    )
+
+
+@pytest.fixture(scope="module")
+def told(release: str, told_by_all: dict[str, Told]) -> Told:
+    """What one of them told."""
+    return told_by_all[release]
+
+
+def tell(release: str, folder: Path, modules: Path, stack: Stack, address: str, player: str) -> Told:
+    """What client.mjs prints under one release of the client."""
     (folder / "node_modules").symlink_to(modules)
     for module in SOURCE.glob("*.mjs"):
         shutil.copy(module, folder)
@@ -82,7 +96,7 @@ def told(
         ),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr

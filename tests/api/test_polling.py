@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -46,16 +48,41 @@ console.log(ended.status);
 """
 
 
-@pytest.fixture(scope="module")
-def patient_url(working: Stack) -> str:
+@dataclass(frozen=True)
+class Polled:
+    """What a poller printed in the end, and when its questions were answered."""
+
+    told: str
+    times: list[float]
+
+
+@dataclass(frozen=True)
+class Patient:
     """An API process that asks all pollers for the same patience."""
-    return working.start_api(ASSISTANTD_POLL_SHORTEST=str(ASKED), ASSISTANTD_POLL_LONGEST=str(ASKED))
+
+    base_url: str
+    log: Path
+
+    def answered(self, names: Iterable[str]) -> dict[str, list[float]]:
+        """When requests of these names were answered, as its log says."""
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for line in self.log.read_text().split("\n")[:-1]:
+            said = json.loads(line) if '"poll-' in line else {}
+            if said.get("request_id") in times:
+                times[said["request_id"]].append(datetime.fromisoformat(said["timestamp"]).timestamp())
+        return times
+
+
+@pytest.fixture(scope="module")
+def patience(working: Stack) -> Iterator[Patient]:
+    with working.api(ASSISTANTD_POLL_SHORTEST=str(ASKED), ASSISTANTD_POLL_LONGEST=str(ASKED)) as base_url:
+        yield Patient(base_url, working.newest_log)
 
 
 @pytest.fixture
-def patient(patient_url: str, model: RemoteModelServer) -> Iterator[Http]:
+def patient(patience: Patient, model: RemoteModelServer) -> Iterator[Http]:
     """Plain HTTP to it."""
-    http = Http(patient_url)
+    http = Http(patience.base_url)
     with http.client:
         yield http
 
@@ -68,18 +95,10 @@ def python_command(release: str) -> tuple[list[str], dict[str, str]]:
 
 
 def node_command(release: str, folder: Path) -> tuple[list[str], dict[str, str]]:
-    if NODE is None or NPM is None:
-        pytest.skip("needs node and npm")
-    (folder / "node_modules").symlink_to(install.node_clients(NPM))
+    (folder / "node_modules").symlink_to(install.node_clients(str(NPM)))
     program = folder / "poll.mjs"
     program.write_text(NODE_PROGRAM)
-    return [NODE, str(program), release, releases.NODE[release].partition(".")[0]], {}
-
-
-def asked_at(stack: Stack, name: str) -> list[float]:
-    """When requests of this name were answered, as the API's logs say."""
-    lines = [line for log in stack.folder.glob("api-*.log") for line in log.read_text().splitlines() if name in line]
-    return [datetime.fromisoformat(json.loads(line)["timestamp"]).timestamp() for line in lines]
+    return [str(NODE), str(program), release, releases.NODE[release].partition(".")[0]], {}
 
 
 CLIENTS = [
@@ -88,35 +107,63 @@ CLIENTS = [
 ]
 
 
-@pytest.mark.parametrize("release", CLIENTS)
-def test_case_90_pollers_ask_again_when_they_were_told_to(
-    patient: Http, patient_url: str, stack: Stack, release: str, tmp_path: Path
-) -> None:
-    run = patient.wait(patient.start("[[text=late hold=late]]"), "in_progress")
-    of_python = release in releases.PYTHON
-    command, more = python_command(release) if of_python else node_command(release, tmp_path)
+@pytest.fixture(scope="module")
+def polled() -> dict[str, Polled]:
+    """What came of the pollers, by release, once there are any: they wait together."""
+    return {}
+
+
+@pytest.fixture
+def pollers(
+    polled: dict[str, Polled], patient: Http, patience: Patient, stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Polled]:
+    """One of each release, each with a run of its own that goes on until all have asked often enough."""
+    if polled:
+        return polled
+    commands = {release: python_command(release) for release in releases.PYTHON}
+    if NODE is not None and NPM is not None:
+        commands |= {release: node_command(release, tmp_path_factory.mktemp(release)) for release in releases.NODE}
+    names: dict[str, str] = {}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTHON"))}
-    name = f"poll-{run['id']}"
+    with ExitStack() as ends:
+        processes: dict[str, subprocess.Popen[str]] = {}
+        for release, (command, more) in commands.items():
+            run = patient.wait(patient.start("[[text=late hold=late]]"), "in_progress")
+            names[release] = f"poll-{run['id']}"
+            processes[release] = subprocess.Popen(
+                [*command, run["thread_id"], run["id"], names[release]],
+                env={**kept, **more, "OPENAI_BASE_URL": patience.base_url, "OPENAI_API_KEY": API_KEY},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            ends.enter_context(processes[release])
+            ends.callback(processes[release].kill)
+        times = until_all_have_asked(patience, names.values(), processes.values())
+        stack.model.release("late")
+        told = {release: process.communicate(timeout=60)[0].strip() for release, process in processes.items()}
+    polled.update({release: Polled(told[release], times[name]) for release, name in names.items()})
+    return polled
 
-    with subprocess.Popen(
-        [*command, run["thread_id"], run["id"], name],
-        env={**kept, **more, "OPENAI_BASE_URL": patient_url, "OPENAI_API_KEY": API_KEY},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as poller:
-        try:
-            deadline = time.monotonic() + 60
-            while len(times := asked_at(stack, name)) < POLLS:
-                assert time.monotonic() < deadline, times
-                assert poller.poll() is None
-                time.sleep(0.1)
-            stack.model.release("late")
-            told, _ = poller.communicate(timeout=60)
-        finally:
-            poller.kill()
 
-    assert told.strip() == "completed"
-    pauses = [after - before for before, after in pairwise(times)]
+def until_all_have_asked(
+    patience: Patient, names: Collection[str], processes: Collection["subprocess.Popen[str]"]
+) -> dict[str, list[float]]:
+    deadline = time.monotonic() + 60
+    while min(map(len, (found := patience.answered(names)).values())) < POLLS:
+        assert time.monotonic() < deadline, found
+        assert {process.poll() for process in processes} == {None}
+        time.sleep(0.1)
+    return {name: times[:POLLS] for name, times in found.items()}
+
+
+@pytest.mark.parametrize("release", CLIENTS)
+def test_case_90_pollers_ask_again_when_they_were_told_to(pollers: dict[str, Polled], release: str) -> None:
+    if release not in pollers:
+        pytest.skip("needs node and npm")
+    polled = pollers[release]
+
+    assert polled.told == "completed"
+    pauses = [after - before for before, after in pairwise(polled.times)]
     assert min(pauses) > ASKED - 0.2  # more than Python's own second …
     assert min(pauses) < 5  # … and less than Node's own five
 

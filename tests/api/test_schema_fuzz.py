@@ -40,13 +40,14 @@ NAME = col(Project.name) == "fuzz"
 def address(working: Stack) -> Iterator[str]:
     """An API process for a project that ends with the test."""
     asyncio.run(_open_project(working.settings))
-    yield working.start_api()
+    with working.api() as base_url:
+        yield base_url
     asyncio.run(_forget_project(working.settings))
 
 
 @pytest.fixture
 def document(address: str) -> Json:
-    return httpx2.get(f"{address.removesuffix('/v1')}/openapi.json").json()
+    return httpx2.get(f"{address.removesuffix('/v1')}/openapi.json", timeout=60).json()  # its making takes seconds
 
 
 @pytest.fixture

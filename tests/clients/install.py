@@ -1,5 +1,7 @@
 """Install other releases of the official clients on first use, into a folder of the repository that git ignores.
 
+    python -m tests.clients.install        all of them, beforehand
+
 A finished folder is only ever moved into its place as a whole, under a name made of its lock file's hash: two test runs
 can install at once, an interrupted installation leaves nothing that looks finished, and a new lock gets a new folder.
 
@@ -14,16 +16,26 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
+LOCKS = ("openai-1.lock", "openai-2.lock")
 INSTALLED = HERE.parents[1] / ".clients"
 OFFLINE = "ASSISTANTD_TEST_OFFLINE"
 INSTALL_TIMEOUT = 300.0
 TEST_TIMEOUT = INSTALL_TIMEOUT + 120
+
+
+def all_told(tell: Callable[[str], Any], among: Iterable[str]) -> dict[str, Any]:
+    """What `tell` returns for each release: two talk at the same time, or are installed, as there are cores for it."""
+    with ThreadPoolExecutor(2) as pool:
+        telling = {release: pool.submit(tell, release) for release in among}
+    return {release: told.result() for release, told in telling.items()}
 
 
 def python_client(lock: Path) -> Path:
@@ -78,3 +90,10 @@ def _run(command: Sequence[str], *, cwd: Path) -> None:
     if done.returncode:
         hint = f"Without a network, set {OFFLINE}=1 to skip what needs it."
         pytest.fail(f"{' '.join(command)}\nended with {done.returncode}. {hint}\n{done.stderr[-4000:]}", pytrace=False)
+
+
+if __name__ == "__main__":
+    if npm := shutil.which("npm"):
+        node_clients(npm)
+    for name in LOCKS:
+        python_client(HERE / name)
