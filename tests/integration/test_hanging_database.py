@@ -13,21 +13,23 @@ class Released:
 
     def __init__(self, pool: Json) -> None:
         self._pool = pool
-        self.acquire = pool.acquire
-        self.terminate = pool.terminate
+        self.free, self.wait, self.close = pool.free, pool.wait, pool.close
         self.closed: list[bool] = []
 
-    async def release(self, connection: Json) -> None:
-        self.closed.append(connection._con is None)
-        await self._pool.release(connection)
+    def give_back(self, connection: Json) -> None:
+        self.closed.append(connection.is_closed())
+        self._pool.give_back(connection)
 
 
-async def test_a_database_that_hangs_is_waited_for_once(bare_settings: Settings) -> None:
+async def test_a_database_that_hangs_is_waited_for_once(
+    bare_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Proxy.before(bare_settings.database_url.get_secret_value()) as proxy:
         url = bare_settings.database_url.__class__(proxy.url)
         slow = bare_settings.model_copy(update={"database_url": url, "database_timeout": 1.0})
         async with db.direct(slow).opened() as direct:
-            direct._pool = pool = Released(direct._pool)
+            pool = Released(direct._pool)
+            monkeypatch.setattr(direct, "_pool", pool)
             await direct.fetch("SELECT 1")
             proxy.set_mode("blackhole")
             with pytest.raises(TimeoutError) as trouble:
