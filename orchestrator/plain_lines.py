@@ -1,7 +1,8 @@
 """Lines of runs in the plain state: one statement each, shared by all runs of a process that write one at the moment.
 
-    message, calls ──▶ turn ──▶ rest (requires_action)        in_progress ──▶ requires_action | completed
-                  └──▶ completion (completed)                 (`lifecycle.FROM` knows all other transitions)
+    message, calls ─┬─▶ turn ──▶ outputs                      in_progress ──▶ requires_action | completed
+                    ├─▶ rest (requires_action)                (`lifecycle.FROM` knows all other transitions)
+                    └─▶ completion (completed)
 
 The plain state: the run is in progress, and the attempt and the owner are those of the line; nobody has a row locked
 that the line needs; nobody waits for the thread, or for a place, when it comes free. Who is in any other state is not
@@ -13,7 +14,8 @@ What must not be forgotten:
 - Whether somebody waits for a thread may be asked only behind its lock, with what is committed by then. A statement
   sees what was committed before it began; hence the function (migration 0009), whose statements each look anew.
 - A statement whose answer was lost may be sent again, and may even arrive late: ids are the caller's, so nothing is
-  there twice; a turn is saved once; and an attempt that has ended writes nothing.
+  there twice; a turn is saved once; outputs are added to those that were known when they were sent; and an attempt that
+  has ended writes nothing.
 - One batch may hold lines of two attempts at a run, of which this process is still at the one that was taken from it.
 - Postgres guesses how many rows it is given. Only subqueries with LIMIT keep it to its indexes, and connections that do
   not take whole tables into account (see `direct`).
@@ -29,7 +31,7 @@ from orchestrator.batching import Batch
 from orchestrator.bounds import Bounds
 from orchestrator.direct import Direct
 from orchestrator.foreign import Json
-from orchestrator.plain_statements import CALLS, CALLS_AFTER_MESSAGES, COMPLETIONS, MESSAGES, RESTS, TURNS
+from orchestrator.plain_statements import CALLS, CALLS_AFTER_MESSAGES, COMPLETIONS, MESSAGES, OUTPUTS, RESTS, TURNS
 
 Row: TypeAlias = Json
 """What a statement says of a run that it has written to."""
@@ -69,6 +71,18 @@ class Turn(NamedTuple):
     step_id: str
     details: str
     usage: str
+
+
+class Outputs(NamedTuple):
+    """Saves what the server has answered to calls of a turn's step, which was so `before`; `at`: all are answered."""
+
+    run_id: str
+    attempt: int
+    owner: str | None
+    step_id: str
+    before: str
+    details: str
+    at: int | None
 
 
 class Rest(NamedTuple):
@@ -113,13 +127,14 @@ HAPPENED: Final[dict[type, str]] = {
     Calls: """SELECT begun.run_id, messages.metadata FROM run_steps AS begun LEFT JOIN messages ON messages.id = $3
         WHERE begun.run_id = $1 AND begun.id = $2""",
     Turn: "SELECT run_id FROM run_steps WHERE run_id = $1 AND id = $2 AND usage IS NOT NULL",
+    Outputs: "SELECT run_id FROM run_steps WHERE run_id = $1 AND id = $2 AND step_details::text = $3",
     Rest: f"SELECT runs.id, runs.expires_at, runs.metadata {_OF_AN_ATTEMPT}",
     Completion: f"""SELECT runs.id, runs.completed_at, runs.metadata, runs.usage,
         (SELECT messages.metadata FROM messages WHERE messages.id = $4) {_OF_AN_ATTEMPT}""",  # noqa: S608
 }
 """What a line has left behind that was written: the same columns as its statement says of it."""
 
-Asked: TypeAlias = Message | Calls | Turn | Rest | Completion
+Asked: TypeAlias = Message | Calls | Turn | Outputs | Rest | Completion
 
 
 class PlainLines:
@@ -135,6 +150,7 @@ class PlainLines:
         self.calls: Batch[Calls, Row] = Batch(self._of(CALLS))
         self.calls_after_message: Batch[Calls, Row] = Batch(self._of(CALLS_AFTER_MESSAGES))
         self.turn: Batch[Turn, Row] = Batch(self._of(TURNS))
+        self.outputs: Batch[Outputs, Row] = Batch(self._of(OUTPUTS))
         self.rest: Batch[Rest, Row] = Batch(self._of(RESTS, *self._bounds()))
         self.completion: Batch[Completion, Row] = Batch(self._of(COMPLETIONS, *self._bounds()))
         self.may_end = not places.crowded(bounds, waiting=False, near=False)
@@ -174,6 +190,8 @@ def _traces(line: Asked) -> tuple[Json, ...]:
     match line:
         case Calls():
             return line.step_id, line.message_id
+        case Outputs():
+            return line.step_id, line.details
         case Rest():
             return line.attempt, "requires_action"
         case Completion():

@@ -29,6 +29,13 @@ _UNSAVED = """
         SELECT 1 FROM run_steps
         WHERE run_steps.id = asked.step_id AND run_steps.status = 'in_progress' AND run_steps.usage IS NULL LIMIT 1
     ) AS unsaved"""
+_OPEN = """
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM run_steps
+        WHERE run_steps.id = asked.step_id AND run_steps.status = 'in_progress'
+            AND (run_steps.usage IS NULL OR run_steps.step_details::text = asked.details) LIMIT 1
+    ) AS open"""
+"""Not saved yet, or saved as it is."""
 _NEW_STEP = (
     "INSERT INTO run_steps (id, run_id, thread_id, assistant_id, created_at, type, status, step_details, metadata)"
 )
@@ -100,7 +107,23 @@ recovered AS (
     UPDATE runs SET losses = 0 FROM held WHERE runs.id = held.run_id AND runs.losses > 0
 )
 UPDATE run_steps SET step_details = held.details::json, usage = held.usage::json
-FROM held WHERE run_steps.id = held.step_id
+FROM held WHERE run_steps.id = held.step_id AND run_steps.usage IS NULL
+RETURNING held.run_id
+"""  # noqa: S608  # our own words
+
+OUTPUTS: Final = f"""
+WITH held AS MATERIALIZED (
+    SELECT asked.*
+    FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+        AS asked(run_id, attempt, owner, step_id, before, details, at) {_RUN}
+),
+recovered AS (
+    UPDATE runs SET losses = 0 FROM held WHERE runs.id = held.run_id AND runs.losses > 0
+)
+UPDATE run_steps SET step_details = held.details::json, completed_at = held.at,
+    status = CASE WHEN held.at IS NULL THEN run_steps.status ELSE 'completed' END
+FROM held
+WHERE run_steps.id = held.step_id AND run_steps.status = 'in_progress' AND run_steps.step_details::text = held.before
 RETURNING held.run_id
 """  # noqa: S608  # our own words
 
@@ -109,7 +132,7 @@ WITH held AS MATERIALIZED (
     SELECT asked.*, run.*
     FROM unnest(
         $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::text[]
-    ) AS asked(run_id, attempt, owner, step_id, details, usage, action, at, event_id) {_RUN} {_UNSAVED}
+    ) AS asked(run_id, attempt, owner, step_id, details, usage, action, at, event_id) {_RUN} {_OPEN}
 ),
 roomy AS MATERIALIZED (
     SELECT each.project_id FROM (SELECT DISTINCT project_id FROM held) AS each

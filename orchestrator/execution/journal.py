@@ -13,12 +13,13 @@ from typing import Final
 
 import structlog
 
-from orchestrator import closing, ids, lifecycle, turns
+from orchestrator import closing, ids, lifecycle
 from orchestrator.attempts import Leaving
 from orchestrator.db import Database, Session
 from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled, RunExpired, RunFailure, RunStopped
 from orchestrator.events.frames import Track
 from orchestrator.execution import budget, scribe
+from orchestrator.execution.answers import Answers
 from orchestrator.execution.composition import compose, estimate, question, whole
 from orchestrator.execution.interrupts import Interrupts
 from orchestrator.execution.lines import Lines
@@ -29,7 +30,6 @@ from orchestrator.model import Delta, Finished, Prompt, RefusalDelta, TextDelta,
 from orchestrator.plain_lines import PlainLines
 from orchestrator.tables import Message, Run, RunStep
 from orchestrator.tools import ToolCall
-from orchestrator.wire import objects
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +63,7 @@ class Journal:
         self._interrupts = Interrupts()
         self._lines = Lines(database, run, track, self._interrupts, deadline, plain)
         self._plain = self._lines.plain
+        self._answers = Answers(self._lines, run, own)
         self._heard: Reply | None = None
         self._leaving = False
 
@@ -93,11 +94,7 @@ class Journal:
 
     def unanswered(self) -> list[ToolCall]:
         """The calls of the last turn that have no output yet."""
-        turns = budget.turns(self._own)
-        if not turns or turns[-1].status != "in_progress":
-            return []
-        calls = [call for call in turns[-1].step_details["tool_calls"] if call["function"]["output"] is None]
-        return [ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
+        return self._answers.missing()
 
     async def prompt(self, offers: list[Json]) -> Prompt:
         """The next question; raises OutOfTokens if the budget does not allow for any.
@@ -206,27 +203,15 @@ class Journal:
         return False
 
     async def answered(self, call: ToolCall, output: str) -> None:
-        """Write down the output of a call; the last one completes the step."""
-
-        async def line(session: Session) -> None:
-            step = budget.turns(self._own)[-1]
-            saved = await scribe.save_output(session, self.run, step, call.id, output)
-            self._own[self._own.index(step)] = saved
-
-        await self._lines.write(line, checkpoint=True)
+        """Write down the output of a call, along with others that are known; the last one completes the step."""
+        await self._answers.give(call, output)
+        self._interrupts.check()
 
     # -- coming to rest --
 
     async def wait_for(self, calls: list[ToolCall]) -> None:
         """Come to rest until the client submits the outputs of these calls."""
-        asked = [{"id": call.id, "function": {"name": call.name, "arguments": call.arguments}} for call in calls]
-        action = objects.required_action(asked)
-
-        async def line(session: Session) -> None:
-            await lifecycle.move(session, self.run, "requires_action", attempt="same", required_action=action)
-            await turns.hand_on(session, self.run.project_id, self.run.thread_id, freed=True)
-
-        await self._lines.write(line, last=True)
+        await self._answers.wait_for(calls)
         log.info("run_requires_action", calls=len(calls))
 
     async def finish(self, reply: Reply) -> None:

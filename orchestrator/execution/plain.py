@@ -91,7 +91,13 @@ class PlainForms:
         asked = plain_lines.Turn(*self._fence, step.id, *texts)
         return Plain(asked, lambda: self.lines.turn(asked), lambda _: changed(step, **known))
 
-    def _rest(self, step: RunStep, texts: tuple[str, str], action: Json) -> Plain[RunStep | None]:
+    def rest(self, step: RunStep, action: Json) -> Plain[None] | None:
+        """Have the run wait for its client, with a turn's step as it is saved, if that may ever be plain."""
+        if step.usage is None or not self.lines.may_end:
+            return None
+        return self._rest(step, (_text(step.step_details), _text(step.usage)), action)
+
+    def _rest(self, step: RunStep, texts: tuple[str, str], action: Json) -> Plain[Json]:
         event_id = self._event_id()
         asked = plain_lines.Rest(*self._fence, step.id, *texts, _text(action), now(), event_id)
 
@@ -100,6 +106,19 @@ class PlainForms:
             self._tell_run("requires_action", event_id, **values)
 
         return Plain(asked, lambda: self.lines.rest(asked), told)
+
+    def outputs(self, step: RunStep, known: dict[str, Json]) -> Plain[RunStep]:
+        """Save the outputs of calls of a turn's step, and that it is completed if it is."""
+        before, details = _text(step.step_details), _text(known["step_details"])
+        asked = plain_lines.Outputs(*self._fence, step.id, before, details, known.get("completed_at"))
+
+        def told(_: Row) -> RunStep:
+            answered = changed(step, **known)
+            if asked.at is not None:
+                self._tell_step(answered, "completed")
+            return answered
+
+        return Plain(asked, lambda: self.lines.outputs(asked), told)
 
     def completion(self, reply: Reply, own: Own) -> Plain[None] | None:
         """Close the reply's message and its step as completed, and end the run so, if that may ever be plain. `own` is

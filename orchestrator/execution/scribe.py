@@ -101,15 +101,21 @@ async def save_message(session: Session, message: Message, content: list[Json], 
     return changed(message, **values) if stored is None else stored
 
 
-async def save_output(session: Session, run: Run, step: RunStep, call_id: str, output: str) -> RunStep:
-    """Store the output of a call of the step; the last one completes it."""
-    calls = [_with_output(known, call_id, output) for known in step.step_details["tool_calls"]]
-    details = {"type": "tool_calls", "tool_calls": calls}
-    if any(known["function"]["output"] is None for known in calls):
-        return await save_step(session, step, step_details=details)
-    step = await complete_step(session, step, step_details=details)
-    publish_step(session, run, "completed", step)
-    return step
+def with_outputs(step: RunStep, outputs: dict[str, str]) -> dict[str, Json]:
+    """What is known of a turn's step once these of its calls are answered; the last one completes it."""
+    calls = [_with_output(known, outputs) for known in step.step_details["tool_calls"]]
+    known = {"step_details": {"type": "tool_calls", "tool_calls": calls}}
+    if any(call["function"]["output"] is None for call in calls):
+        return known
+    return {**known, "status": "completed", "completed_at": now()}
+
+
+async def save_outputs(session: Session, run: Run, step: RunStep, known: dict[str, Json]) -> RunStep:
+    """Store what is known of the step; see `with_outputs`."""
+    saved = await save_step(session, step, **known)
+    if saved.status == "completed":
+        publish_step(session, run, "completed", saved)
+    return saved
 
 
 async def save_unfinished(session: Session, reply: Reply | None) -> None:
@@ -167,10 +173,9 @@ def hear_call(reply: Reply, step: RunStep, delta: ToolCallDelta) -> list[bytes]:
     return [frames.step_delta(step.id, call) for call in told]
 
 
-def _with_output(call: Json, call_id: str, output: str) -> Json:
-    """A call as it was written down, with its output if that is it."""
-    if call["id"] != call_id:
-        return call
+def _with_output(call: Json, outputs: dict[str, str]) -> Json:
+    """A call as it was written down, with its output if that is among these."""
+    output = outputs.get(call["id"], call["function"]["output"])
     return {**call, "function": {**call["function"], "output": output}}
 
 

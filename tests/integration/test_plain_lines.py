@@ -8,14 +8,14 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import col
 
-from orchestrator import messages, threads
+from orchestrator import ids, messages, threads
 from orchestrator.bounds import Bounds
 from orchestrator.places import MARGIN
-from orchestrator.plain_lines import PlainLines
+from orchestrator.plain_lines import Calls, Outputs, PlainLines, Turn
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
-from orchestrator.tables import Run
-from tests.integration.plain_scene import DEADLINE, AtWork
+from orchestrator.tables import Run, RunStep, now
+from tests.integration.plain_scene import DEADLINE, FREE, AtWork
 
 
 @pytest.fixture
@@ -188,3 +188,41 @@ async def test_a_line_of_an_attempt_that_is_over_is_not_written_beside_one_of_th
 
     assert [row is not None for row in written] == [False, True][::order]
     assert [message.id for message in await at_work.said(run.id)] == [line.message_id]
+
+
+async def test_outputs_that_arrive_late_do_not_take_back_what_was_added_since(at_work: AtWork) -> None:
+    """Those of one call were sent, sent again because nobody had answered, and got on before the first came through."""
+    (run,) = await at_work.claimed()
+    texts = [f'{{"tool_calls":[{", ".join(given)}]}}' for given in (("null", "null"), ("1", "null"), ("1", "2"))]
+    fence, step_id = (run.id, run.attempt, run.owner), ids.new("step_")
+    assert await at_work.lines.calls(Calls(*fence, step_id, now(), None, None, None, None)) is not None
+    assert await at_work.lines.turn(Turn(*fence, step_id, texts[0], FREE)) is not None
+    one = Outputs(*fence, step_id, texts[0], texts[1], None)
+    both = Outputs(*fence, step_id, texts[1], texts[2], now())
+
+    assert await at_work.lines.happened(one) is None
+    assert await at_work.lines.outputs(one) is not None
+    assert await at_work.lines.happened(one) is not None
+    assert await at_work.lines.outputs(one) is None
+    assert await at_work.lines.outputs(both) is not None
+    for late in (one, one._replace(before=texts[2]), both):
+        assert await at_work.lines.outputs(late) is None
+
+    async with at_work.bare.database.transaction() as session:
+        step = (await session.execute(sa.select(RunStep).where(col(RunStep.id) == step_id))).scalar_one()
+    assert (step.status, step.step_details) == ("completed", {"tool_calls": [1, 2]})
+
+
+async def test_outputs_are_a_checkpoint(at_work: AtWork) -> None:
+    (run,) = await at_work.claimed()
+    fence, step_id = (run.id, run.attempt, run.owner), ids.new("step_")
+    assert await at_work.lines.calls(Calls(*fence, step_id, now(), None, None, None, None)) is not None
+    assert await at_work.lines.turn(Turn(*fence, step_id, "[]", FREE)) is not None
+    async with at_work.bare.database.transaction() as session:
+        await session.execute(sa.update(Run).where(col(Run.id) == run.id).values(losses=2))
+
+    assert await at_work.lines.outputs(Outputs(*fence, step_id, "[]", "[1]", None)) is not None
+
+    async with at_work.bare.database.transaction() as session:
+        losses = (await session.execute(sa.select(col(Run.losses)).where(col(Run.id) == run.id))).scalar_one()
+    assert losses == 0
