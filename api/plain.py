@@ -35,6 +35,7 @@ from orchestrator.wire.requests import (
     CreateThreadAndRun,
     ListMessagesQuery,
     ListQuery,
+    SubmitToolOutputs,
     WaitQuery,
 )
 
@@ -111,6 +112,19 @@ async def _create_thread_and_run(asked: Asked) -> Response | None:
         return None
     made = await asked.means.plain.create_thread_and_run(asked.project_id, body)
     return _started(asked, made, stream=body.stream)
+
+
+async def _submit_tool_outputs(asked: Asked) -> Response | None:
+    body = _body(asked, SubmitToolOutputs)
+    thread_id, run_id = asked.ids
+    resumed = body and await asked.means.plain.submit_tool_outputs(asked.project_id, thread_id, run_id, body)
+    if not body or not resumed:
+        return None
+    run, cursor, step_id = resumed
+    if body.stream:
+        return asked.means.streams.of(thread_id, run_id, cursor, step_id)
+    shown = objects.run(run)
+    return reply(shown, advice(shown, asked.means.settings))
 
 
 async def _list_runs(asked: Asked) -> Response | None:
@@ -201,6 +215,12 @@ VERBS: Final = (
     Verb("GET", re.compile(f"{_THREAD}/runs/{_RUN}"), f"{_OF_A_THREAD}/runs/{{run_id}}", _retrieve_run),
     Verb("POST", re.compile("/v1/threads/runs"), "/v1/threads/runs", _create_thread_and_run),
     Verb("POST", re.compile(f"{_THREAD}/runs"), f"{_OF_A_THREAD}/runs", _create_run),
+    Verb(
+        "POST",
+        re.compile(f"{_THREAD}/runs/{_RUN}/submit_tool_outputs"),
+        f"{_OF_A_THREAD}/runs/{{run_id}}/submit_tool_outputs",
+        _submit_tool_outputs,
+    ),
     Verb("POST", re.compile(f"{_THREAD}/messages"), f"{_OF_A_THREAD}/messages", _create_message),
     Verb("GET", re.compile(f"{_THREAD}/messages"), f"{_OF_A_THREAD}/messages", _list_messages),
     Verb("GET", re.compile(f"{_THREAD}/runs"), f"{_OF_A_THREAD}/runs", _list_runs),

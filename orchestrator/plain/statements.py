@@ -18,10 +18,11 @@ from functools import lru_cache
 from typing import Final
 
 from orchestrator.lifecycle import PATIENCE
-from orchestrator.tables import HOLDS_PLACE, IS_ACTIVE, LACKS_PLACE, Message, Run
+from orchestrator.tables import HOLDS_PLACE, IS_ACTIVE, LACKS_PLACE, Message, Run, RunStep
 from orchestrator.tables.records import Columns
 
 RUN: Final = Columns(Run)
+STEP: Final = Columns(RunStep)
 MESSAGE: Final = Columns(Message)
 
 ADD_MESSAGES: Final = """
@@ -130,6 +131,74 @@ CREATE_THREADS_AND_RUNS: Final = f"""
 WITH {_ASKED}, {_ROOMY}, {_WITH_A_THREAD}, {_MADE}, {_SAID}
 SELECT {RUN.of("made")} FROM made
 """
+
+_OWNED = """
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM threads WHERE threads.id = asked.thread_id AND threads.project_id || '' = asked.project_id LIMIT 1
+    ) AS owned"""
+
+_WAITS = """
+    CROSS JOIN LATERAL (
+        SELECT runs.attempt, runs.required_action -> 'submit_tool_outputs' -> 'tool_calls' AS calls FROM runs
+        WHERE runs.id = asked.id AND runs.thread_id || '' = asked.thread_id LIMIT 1
+    ) AS seen
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM runs
+        WHERE runs.id = asked.id AND runs.attempt = seen.attempt AND runs.status || '' = 'requires_action' LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS locked"""
+"""The run as it was when the statement began: it is again when it is locked, for it waits at the same attempt. So are
+its steps.
+"""
+
+_ANSWERED = """
+    CROSS JOIN LATERAL (
+        SELECT run_steps.id, run_steps.status, run_steps.step_details -> 'tool_calls' AS calls FROM run_steps
+        WHERE run_steps.run_id = asked.id ORDER BY run_steps.position DESC LIMIT 1
+    ) AS step
+    CROSS JOIN LATERAL (
+        SELECT bool_and(each ->> 'type' = 'function') AS plain, json_build_object(
+            'type', 'tool_calls', 'tool_calls', json_agg(json_build_object(
+                'id', each -> 'id', 'type', 'function', 'function', json_build_object(
+                    'name', each -> 'function' -> 'name', 'arguments', each -> 'function' -> 'arguments',
+                    'output', coalesce(asked.outputs -> (each ->> 'id'), each -> 'function' -> 'output')
+                )
+            ))
+        ) AS details
+        FROM json_array_elements(step.calls) AS each
+    ) AS answered
+    CROSS JOIN LATERAL (
+        SELECT jsonb_agg(each ->> 'id') AS ids FROM json_array_elements(seen.calls) AS each
+    ) AS expected"""
+
+SUBMIT_TOOL_OUTPUTS: Final = f"""
+WITH asked AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($1::json) AS asked(
+        project_id text, thread_id text, id text, at bigint, outputs json, ids jsonb
+    )
+), {_ROOMY},
+held AS MATERIALIZED (
+    SELECT asked.id, asked.project_id, asked.at, step.id AS step_id, answered.details
+    FROM asked JOIN roomy USING (project_id) {_OWNED} {_WAITS} {_ANSWERED}
+    WHERE step.status = 'in_progress' AND answered.plain
+        AND jsonb_array_length(expected.ids) = jsonb_array_length(asked.ids)
+        AND expected.ids @> asked.ids AND asked.ids @> expected.ids
+),
+closed AS (
+    UPDATE run_steps SET step_details = held.details, status = 'completed', completed_at = held.at
+    FROM held WHERE run_steps.id = held.step_id AND run_steps.id = ANY (ARRAY(SELECT step_id FROM held))
+    RETURNING run_steps.*
+),
+moved AS (
+    UPDATE runs SET status = 'queued', attempt = runs.attempt + 1, owner = NULL, lease_until = NULL, losses = 0,
+        required_action = NULL, project_id = held.project_id, placed = true,
+        wake_at = now() + interval '{PATIENCE} seconds'
+    FROM held WHERE runs.id = held.id AND runs.id = ANY (ARRAY(SELECT id FROM held))
+    RETURNING runs.*
+)
+SELECT {RUN.of("moved")}, {STEP.of("closed")} FROM moved JOIN closed ON closed.run_id = moved.id
+"""
+"""A run that waits for exactly these outputs, of calls that differ in their ids, is queued, and its step is closed."""
 
 RETRIEVE_RUNS: Final = f"""
 SELECT asked.ordinality, found.*

@@ -16,10 +16,11 @@ from orchestrator import db, ids, lifecycle, message_files, places, queue, runs,
 from orchestrator.batching import Batch
 from orchestrator.db import Database
 from orchestrator.direct import Direct
-from orchestrator.events.frames import Track
+from orchestrator.events.frames import START, Track
 from orchestrator.foreign import Json
 from orchestrator.plain import statements
-from orchestrator.tables import Message, Run, Thread, now, records
+from orchestrator.runs import Resumed
+from orchestrator.tables import Message, Run, RunStep, Thread, now, records
 from orchestrator.tables.records import Record
 from orchestrator.wire import objects
 from orchestrator.wire.requests import (
@@ -29,12 +30,15 @@ from orchestrator.wire.requests import (
     CreateThreadAndRun,
     ListMessagesQuery,
     ListQuery,
+    SubmitToolOutputs,
 )
 
 log = structlog.get_logger(__name__)
 
 CREATIONS: Final = 16
 """Runs that are created at once. All processes together must stay within `places.MARGIN`."""
+RESUMPTIONS: Final = 8
+"""Runs that get their outputs at once: they take places, too."""
 REQUESTS: Final = 64
 
 Asked = dict[str, Json]
@@ -62,6 +66,7 @@ class Plain:
         self._run = Batch(partial(self._create, statements.CREATE_RUNS), most=CREATIONS, lanes=1)
         with_threads = partial(self._create, statements.CREATE_THREADS_AND_RUNS)
         self._thread_and_run = Batch(with_threads, most=CREATIONS, lanes=1)
+        self._outputs = Batch(self._submit_outputs, most=RESUMPTIONS, lanes=1)
 
     async def add_message(self, project_id: str, thread_id: str, body: CreateMessage) -> Message | None:
         """`messages.create`."""
@@ -98,6 +103,24 @@ class Plain:
         opened = cast("Thread", Record({**columns, "id": run.thread_id, "created_at": asked["at"]}))
         return await self._told(run, ("thread.created", objects.dump(objects.thread(opened))))
 
+    async def submit_tool_outputs(
+        self, project_id: str, thread_id: str, run_id: str, body: SubmitToolOutputs
+    ) -> Resumed | None:
+        """`runs.submit_tool_outputs`."""
+        outputs = {each.tool_call_id: each.output or "" for each in body.tool_outputs}
+        if len(outputs) < len(body.tool_outputs) or not self._roomy:
+            return None
+        asked = {"project_id": project_id, "thread_id": thread_id, "id": run_id, "at": now()}
+        resumed = await self._outputs({**asked, "outputs": outputs, "ids": list(outputs)})
+        if resumed is None:
+            return None
+        run, step = resumed
+        answered = objects.dump(objects.run_step(step, run.expires_at))
+        await self._begun(
+            run, ("thread.run.step.completed", answered), ("thread.run.queued", objects.dump(objects.run(run)))
+        )
+        return Resumed(run, START._replace(attempt=run.attempt), step.id)
+
     async def retrieve_run(self, project_id: str, thread_id: str, run_id: str) -> Run | None:
         """`runs.retrieve`."""
         return await self._found((project_id, thread_id, run_id))
@@ -131,12 +154,16 @@ class Plain:
 
     async def _told(self, run: Run, *before: tuple[str, bytes]) -> Made:
         data = objects.dump(objects.run(run))
+        await self._begun(run, *before, ("thread.run.created", data), ("thread.run.queued", data))
+        return Made(run, data)
+
+    async def _begun(self, run: Run, *events: tuple[str, bytes]) -> None:
+        """Tell the first events of a run's attempt, and wake a worker."""
         track, publisher = Track(run.id, run.attempt), self._database.publisher
-        for event, told in (*before, ("thread.run.created", data), ("thread.run.queued", data)):
-            publisher.frame(track.frame(event, told))
+        for event, data in events:
+            publisher.frame(track.frame(event, data))
         publisher.push(*queue.message(lifecycle.EXECUTE, run.id, run.attempt))
         await publisher.flush()
-        return Made(run, data)
 
     # -- what many have asked for --
 
@@ -148,6 +175,18 @@ class Plain:
         rows = await self._fetch(statement, asked, self._near["near"], self._near.get("near_all"))
         made = {row["id"]: records.run(statements.RUN.values(row)) for row in rows}
         return [made.get(each["id"]) for each in asked]
+
+    async def _submit_outputs(self, asked: list[Asked]) -> list[tuple[Run, RunStep] | None]:
+        first = {each["id"]: each for each in reversed(asked)}  # of several for one run the others come too late
+        done: dict[str, tuple[Run, RunStep]] = {}
+        sent = list(first.values())
+        for row in await self._fetch(
+            statements.SUBMIT_TOOL_OUTPUTS, sent, self._near["near"], self._near.get("near_all")
+        ):
+            with suppress(ValueError):  # as in `_retrieve_runs`; housekeeping wakes a worker for the run
+                run, step = statements.RUN.values(row[: len(statements.RUN)]), row[len(statements.RUN) :]
+                done[run["id"]] = records.run(run), records.of(RunStep, statements.STEP.values(step))
+        return [done.get(each["id"]) if first[each["id"]] is each else None for each in asked]
 
     async def _retrieve_runs(self, asked: list[tuple[str, str, str]]) -> list[Run | None]:
         found: list[Run | None] = [None] * len(asked)

@@ -39,6 +39,7 @@ SMALL = [
     Cast(faults=("lost",), sweeps=1, workers=2),
     Cast(turns=("call",), client=("submit", "cancel")),
     Cast(direct=True),
+    Cast(turns=("call",), client=("submit", "cancel"), direct=True),
     Cast(client=("cancel",), direct=True),
     Cast(faults=("lost",), sweeps=1, workers=2, direct=True),
 ]

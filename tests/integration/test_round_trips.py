@@ -10,8 +10,10 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from api.app import create_app
+from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from tests.integration.round_trips import RoundTrips
+from tests.integration.short_way import ShortWay, outputs
 
 Json = Any
 Request = Callable[["Door"], Awaitable[httpx2.Response]]
@@ -28,6 +30,7 @@ class Door:
         self.http = http
         self.trips = trips
         self.assistant_id = self.thread_id = self.run_id = ""
+        self.behind: ShortWay
 
     async def post(self, path: str, body: Json) -> Json:
         """What is answered."""
@@ -51,8 +54,7 @@ async def _opened(settings: Settings, trips: RoundTrips) -> AsyncIterator[Door]:
 
 
 @pytest_asyncio.fixture(scope="module")
-async def door(bare_settings: Settings, project_id: str) -> AsyncIterator[Door]:
-    assert project_id
+async def door(bare: Resources, bare_settings: Settings, project_id: str) -> AsyncIterator[Door]:
     with RoundTrips.before(bare_settings.database_url.get_secret_value()) as trips:
         counted = bare_settings.model_copy(update={"database_url": SecretStr(trips.url)})
         async with _opened(counted, trips) as door:
@@ -63,6 +65,7 @@ async def door(bare_settings: Settings, project_id: str) -> AsyncIterator[Door]:
             door.run_id = (await door.post(f"/threads/{door.thread_id}/runs", {"assistant_id": door.assistant_id}))[
                 "id"
             ]
+            door.behind = ShortWay(bare, project_id, door.thread_id, door.assistant_id)
             yield door
 
 
@@ -90,6 +93,14 @@ async def _thread_and_run(door: Door) -> httpx2.Response:
     return await door.http.post("/threads/runs", json=body)
 
 
+async def _outputs(door: Door) -> httpx2.Response:
+    run = await door.behind.asking("call_a", "call_b")
+    path = f"/threads/{run.thread_id}/runs/{run.id}/submit_tool_outputs"
+    body = outputs("call_a", "call_b").model_dump()
+    door.trips.count = 0
+    return await door.http.post(path, json=body)
+
+
 def _get(path: str) -> Request:
     async def got(door: Door) -> httpx2.Response:
         door.trips.count = 0
@@ -103,6 +114,7 @@ REQUESTS: dict[str, tuple[Request, int]] = {
     "create run": (_run(), 1),
     "create run with everything": (_run(additional_messages=[MESSAGE] * 5, instructions="x", temperature=0), 1),
     "create thread and run": (_thread_and_run, 1),
+    "submit tool outputs": (_outputs, 1),
     "retrieve run": (_get("/threads/{thread}/runs/{run}"), 1),
     "list messages": (_get("/threads/{thread}/messages"), 1),
     "list messages from a place on": (_get("/threads/{thread}/messages?limit=5&order=asc"), 1),

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from orchestrator import lifecycle, messages, runs
 from orchestrator.bounds import Bounds
 from orchestrator.db import Database
-from orchestrator.direct import Direct
 from orchestrator.plain.verbs import Plain
 from orchestrator.resources import Resources
 from orchestrator.tables import Message
@@ -24,7 +23,7 @@ from orchestrator.wire.requests import (
     ListMessagesQuery,
     ListQuery,
 )
-from tests.integration.short_way import HI, OWN, ShortWay
+from tests.integration.short_way import HI, Refused, ShortWay, alike
 
 Json = Any
 
@@ -84,12 +83,6 @@ async def scene(bare: Resources, project_id: str) -> ShortWay:
 @pytest.fixture
 def plain(scene: ShortWay) -> Plain:
     return scene.plain()
-
-
-def alike(one: dict[str, Json], other: dict[str, Json]) -> None:
-    """Wire objects that differ in nothing but ids and times."""
-    assert list(one) == list(other)
-    assert {name: one[name] for name in one if name not in OWN} == {n: other[n] for n in other if n not in OWN}
 
 
 # -- what it does is what the long way does --
@@ -292,18 +285,8 @@ async def test_while_runs_wait_for_a_place_nobody_passes_them(scene: ShortWay, p
         await scene.set_(run, placed=True)
 
 
-class Refused(Direct):
-    """Postgres as it refuses every statement."""
-
-    async def fetch(self, statement: str, *_: Json) -> list[Json]:
-        """As everybody's, of something that is not there."""
-        return await super().fetch("SELECT nothing FROM nowhere", statement)
-
-
 async def test_a_statement_that_is_refused_sends_everybody_the_long_way(scene: ShortWay, bare: Resources) -> None:
-    settings = bare.settings
-    refused = Refused(settings.database_url.get_secret_value(), {}, settings.database_timeout, settings.database_queue)
-    async with refused.opened():
+    async with Refused(bare.settings).opened() as refused:
         plain = scene.plain(direct=refused)
 
         added = await plain.add_message(scene.project_id, scene.thread_id, HI)

@@ -81,3 +81,15 @@ async def test_runs_are_retrieved_by_their_keys(scene: ShortWay) -> None:
     plan = await explained(scene, statements.RETRIEVE_RUNS, ["proj"], ["thread"], ["run"])
 
     assert read(plan) == {("runs", "runs_pkey"), ("threads", "threads_pkey")}
+
+
+async def test_a_run_that_gets_its_outputs_is_found_by_its_key_and_its_step_from_the_newest(scene: ShortWay) -> None:
+    plan = await explained(scene, statements.SUBMIT_TOOL_OUTPUTS, [], 871, 871)
+
+    allowed = {
+        *(("threads", "threads_pkey"), ("runs", "runs_pkey"), ("run_steps", "run_steps_pkey")),
+        *(("run_steps", "run_steps_run_id_position"), ("runs", "runs_with_a_place"), ("runs", "runs_without_a_place")),
+    }
+    assert read(plan) <= allowed
+    whole = {node.get("Index Name") for node in plan if scans(node) and "Index Cond" not in node}
+    assert whole <= {"runs_with_a_place"}  # where all projects share a bound
