@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from orchestrator import queue
 from orchestrator.bounds import Bounds
-from orchestrator.direct import Direct, connect
+from orchestrator.direct import CONNECTIONS, Direct, connect
 from orchestrator.events.frames import Frame, Track
 from orchestrator.events.publisher import CANCELS, Publisher
 from orchestrator.foreign import Json
@@ -47,11 +47,13 @@ BUSY = 5.0
 """Seconds for which a process of ours may be too busy to go on with a transaction."""
 MARGIN = 2.0
 """Seconds that Postgres gives a statement beyond what we wait for it: ours is the better error."""
-SILENT = text(
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user"
+_SILENT = (
+    "FROM pg_stat_activity WHERE usename = current_user"
     " AND datname = current_database() AND state = 'active' AND wait_event = 'ClientRead' AND query NOT ILIKE 'copy %'"
     " AND state_change < clock_timestamp() - make_interval(secs => :seconds)"
 )
+SILENT = text(f"SELECT pg_terminate_backend(pid) {_SILENT}")
+ANY_SILENT = text(f"EXISTS (SELECT {_SILENT})")
 ASKING = (0.1, 0.5)
 """Seconds between questions whether the database is back: the first, and the longest."""
 
@@ -83,13 +85,14 @@ def engine(settings: Settings, *, patient: bool = False, connections: int | None
     return made
 
 
-def direct(settings: Settings) -> Direct:
+def direct(settings: Settings, connections: int = CONNECTIONS) -> Direct:
     """The short way to the same database, under the same limits."""
     return Direct(
         settings.database_url.get_secret_value(),
         session_settings(settings, settings.database_timeout),
         timeout=settings.database_timeout,
         queue=settings.database_queue,
+        connections=connections,
     )
 
 

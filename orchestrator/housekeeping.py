@@ -3,6 +3,7 @@ threads that nobody owns, and places that nobody holds, to the runs that wait fo
 
 Every worker is ready to do it, one at a time does (an advisory lock decides). Each rule is a guarded UPDATE, so doing
 it twice, or while the run's worker is alive after all, does no harm: the fence in `lifecycle` decides who may write.
+Nearly always there is nothing to do: one statement finds that out, where a sweep takes a dozen (`look`).
 """
 
 import asyncio
@@ -12,17 +13,18 @@ from datetime import timedelta
 from functools import lru_cache
 
 import structlog
-from sqlalchemy import Row, Select, bindparam, case, func, or_, select, text, update
+from sqlalchemy import Row, Select, bindparam, case, exists, func, or_, select, text, update
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
 
-from orchestrator import closing, db, lifecycle, orphans, places, turns
+from orchestrator import closing, db, lifecycle, mending, orphans, places, turns, written
 from orchestrator.db import Database, Session
+from orchestrator.direct import Direct
 from orchestrator.foreign import Json
 from orchestrator.presence import LOCK_CLASS
 from orchestrator.settings import RUN_ATTEMPTS, RUN_LEASE
-from orchestrator.tables import EPOCH, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, RunAttempt
+from orchestrator.tables import EPOCH, IS_ACTIVE, IS_UNFINISHED, IS_WAITING, Run, RunAttempt, Worker
 
 log = structlog.get_logger(__name__)
 
@@ -40,13 +42,25 @@ would be filled with wake-ups.
 GRACE = 5
 """Seconds that a live worker has to end an overdue run by itself."""
 
-LEFT_CANCELLING = (col(Run.status) == "cancelling") & col(Run.owner).is_(None)
-"""A run that was cancelled and has nobody at work who would end it."""
-
+_UNEXPIRED = col(Run.expires_at) > EPOCH
+_OTHER = aliased(Run)
+_OWNED = select(col(_OTHER.id)).where(col(_OTHER.thread_id) == col(Run.thread_id), IS_ACTIVE).exists()
 _IS_TIME = or_(
     col(Run.wake_at) <= func.now(), col(Run.wake_at) > func.now() + timedelta(seconds=2 * lifecycle.PATIENCE)
 )
 """A wake-up is due; one that lies too far ahead was set before the database's clock was put back."""
+
+GONE: list[Json] = [IS_UNFINISHED, col(Run.status) == "cancelling", col(Run.owner).is_(None)]
+"""A run that was cancelled and has nobody at work who would end it."""
+OVERDUE: list[Json] = [
+    IS_UNFINISHED,
+    or_(col(Run.expires_at) <= EPOCH - GRACE, (col(Run.expires_at) <= EPOCH) & col(Run.owner).is_(None)),
+]
+"""What is past its time; a live worker gets a moment to end it by itself."""
+WAKEABLE: list[Json] = [IS_ACTIVE, orphans.FREE, _IS_TIME, _UNEXPIRED, col(Run.losses) < bindparam("attempts")]
+"""A run that waits for a worker, and whose wake-up was not answered."""
+OWNERLESS: list[Json] = [IS_WAITING, _UNEXPIRED, ~_OWNED]
+"""A run that waits for its thread, which none owns."""
 
 Ending = Callable[[Session, Run], Awaitable[Run | None]]
 Judge = Callable[[Session], Awaitable[bool]]
@@ -93,6 +107,27 @@ async def sweep(
         due = await _look(session)
     given_up = await _end_each(database, hopeless, orphans.give_up)
     return _told(replace(await _see_to(database, due), orphaned=orphaned, woken=woken, given_up=given_up))
+
+
+async def look(
+    database: Database, attempts: int = RUN_ATTEMPTS, lease: float = RUN_LEASE, may_judge: Judge | None = None
+) -> Swept:
+    """Sweep, if there is anything to do."""
+    if database.direct is not None and not await _needed(database, database.direct, attempts, lease):
+        return Swept()
+    return await sweep(database, attempts, lease, may_judge)
+
+
+async def _needed(database: Database, direct: Direct, attempts: int, lease: float) -> bool:
+    terms = {
+        "seconds": db.longest_silence(SILENCE, lease),
+        "farthest": orphans.FAR * lease,
+        "attempts": attempts,
+        "most": attempts,
+        **places.last_places(database.bounds),
+    }
+    (row,) = await written.fetch(direct, _anything(database.bounds.upstream is not None), terms)
+    return bool(row[0])
 
 
 async def keep_time(database: Database) -> Swept:
@@ -163,9 +198,20 @@ async def _end_each(database: Database, run_ids: Sequence[str], ending: Ending) 
             async with database.transaction() as session:
                 run = await _locked(session, run_id)
                 ended += run is not None and await ending(session, run) is not None
-        except Exception:
+        except Exception as error:
             log.exception("run_not_ended", run_id=run_id)
+            if isinstance(error, ValueError):
+                await _mend(database, run_id)
     return ended
+
+
+async def _mend(database: Database, run_id: str) -> None:
+    """So that the next sweep can end it, if it could not be read."""
+    try:
+        async with database.transaction() as session:
+            await mending.mend(session, run_id)
+    except Exception:
+        log.exception("run_not_mended", run_id=run_id)
 
 
 async def _locked(session: Session, run_id: str) -> Run | None:
@@ -211,10 +257,18 @@ ALONE = text("SELECT pg_try_advisory_xact_lock(:class, :number)")
 
 
 @lru_cache
+def _anything(shared: bool) -> Select[bool]:
+    """What the statements below look for, and those of `orphans` and `places`."""
+    runs = [[*orphans.HELD, orphans.ORPHAN], orphans.HOPELESS, WAKEABLE, GONE, OVERDUE, OWNERLESS]
+    found = [exists(select(text("1")).select_from(Run).where(*those)) for those in runs]
+    dead = exists(select(text("1")).select_from(Worker).where(orphans.DEAD))
+    return select(or_(*found, dead, places.any_vacant(shared=shared), db.ANY_SILENT))
+
+
+@lru_cache
 def _due_to_be_woken() -> ReturningUpdate[str, int]:
-    unexpired, hope = col(Run.expires_at) > EPOCH, col(Run.losses) < bindparam("attempts")
-    due = select(col(Run.id)).where(IS_ACTIVE, orphans.FREE, _IS_TIME, unexpired, hope)
-    again = update(Run).where(col(Run.id).in_(due.limit(WAKE_UPS).with_for_update(key_share=True, skip_locked=True)))
+    due = select(col(Run.id)).where(*WAKEABLE).limit(WAKE_UPS)
+    again = update(Run).where(col(Run.id).in_(due.with_for_update(key_share=True, skip_locked=True)))
     return again.values(wake_at=_wake_again_at()).returning(col(Run.id), col(Run.attempt))
 
 
@@ -229,23 +283,18 @@ def _wake_again_at() -> Json:
 
 @lru_cache
 def _left() -> Select[str]:
-    return select(col(Run.id)).where(IS_UNFINISHED, LEFT_CANCELLING).limit(BATCH)
+    return select(col(Run.id)).where(*GONE).limit(BATCH)
 
 
 @lru_cache
 def _overdue() -> Select[str]:
-    """What is past its time; a live worker gets a moment to end it by itself."""
-    overdue = or_(col(Run.expires_at) <= EPOCH - GRACE, (col(Run.expires_at) <= EPOCH) & col(Run.owner).is_(None))
-    return select(col(Run.id)).where(IS_UNFINISHED, overdue).limit(BATCH)
+    return select(col(Run.id)).where(*OVERDUE).limit(BATCH)
 
 
 @lru_cache
 def _ownerless() -> Select[str, str]:
     """Projects and threads that runs wait for and none owns."""
-    other = aliased(Run)
-    owned = select(col(other.id)).where(col(other.thread_id) == col(Run.thread_id), IS_ACTIVE).exists()
-    due = select(col(Run.project_id), col(Run.thread_id)).where(IS_WAITING, col(Run.expires_at) > EPOCH, ~owned)
-    return due.distinct().limit(BATCH)
+    return select(col(Run.project_id), col(Run.thread_id)).where(*OWNERLESS).distinct().limit(BATCH)
 
 
 UNSEEN = {"synchronize_session": False}

@@ -22,7 +22,7 @@ from orchestrator import attempts, closing, roster
 from orchestrator.db import Session
 from orchestrator.foreign import Json
 from orchestrator.presence import LOCK_CLASS
-from orchestrator.tables import HOLDS_PLACE, IS_ACTIVE, IS_SUSPECT, Run
+from orchestrator.tables import HOLDS_PLACE, IS_ACTIVE, IS_SUSPECT, Run, Worker
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +45,11 @@ FARTHEST = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("farthest
 """What no lease can reach, unless the database's clock was put back."""
 ORPHAN = or_(col(Run.lease_until) < func.now(), col(Run.lease_until) > FARTHEST, col(Run.owner).not_in(LIVING))
 """A run whose owner is silent or dead."""
+DEAD = col(Worker.owner).not_in(LIVING)
+"""A worker that has not left in order, and whose lock is gone."""
+HELD: list[Json] = [IS_ACTIVE, text("status IN ('in_progress', 'cancelling')"), col(Run.owner).is_not(None)]
+HOPELESS: list[Json] = [IS_SUSPECT, col(Run.losses) >= bindparam("most"), col(Run.owner).is_(None)]
+"""A run that was lost too often in a row, and that nobody is at."""
 LEFT = (col(Run.status) == "in_progress") & col(Run.owner).is_(None)
 FREE = or_((col(Run.status) == "queued") & HOLDS_PLACE, LEFT)
 """A run that waits for a worker, and has a place."""
@@ -57,7 +62,7 @@ async def release(session: Session, lease: float) -> int:
     Returns how many were taken.
     """
     taken = (await session.execute(_release(), {"farthest": FAR * lease})).all()
-    dead = await roster.bury(session, LIVING)
+    dead = await roster.bury(session, DEAD)
     if dead or taken:
         await wake_again(session)
     had = Counter(row.owner for row in taken)
@@ -75,8 +80,7 @@ def _release() -> Select[Json]:
     """One statement, however many runs a worker has left behind."""
     run = attempts.table(Run)
     why = case((run.c.owner.in_(LIVING), literal(attempts.SILENT)), else_=literal(attempts.DIED)).label("why")
-    held: list[Json] = [IS_ACTIVE, run.c.status.in_(("in_progress", "cancelling")), run.c.owner.is_not(None), ORPHAN]
-    lost = select(run.c.id, run.c.owner, why).where(*held).limit(MOST)
+    lost = select(run.c.id, run.c.owner, why).where(*HELD, ORPHAN).limit(MOST)
     left = lost.with_for_update(key_share=True, skip_locked=True).cte("lost")
     later = attempts.pause(run.c.losses)
     free = {"owner": None, "lease_until": None, "losses": run.c.losses + 1, "wake_at": func.now() + later}
@@ -108,8 +112,7 @@ async def hopeless(session: Session, most: int, limit: int) -> Sequence[str]:
 
 @lru_cache
 def _hopeless() -> Select[str]:
-    due = select(col(Run.id)).where(IS_SUSPECT, col(Run.losses) >= bindparam("most"), col(Run.owner).is_(None))
-    return due.limit(bindparam("limit"))
+    return select(col(Run.id)).where(*HOPELESS).limit(bindparam("limit"))
 
 
 async def give_up(session: Session, run: Run) -> Run | None:

@@ -118,9 +118,18 @@ async def vacancies(session: Session) -> list[str]:
     """Projects that have runs without a place, and places without a run: one of them if all share a bound."""
     bounds = session.bounds
     shared = bounds.upstream is not None
-    asked = {"last": bounds.project - 1, "last_of_all": (bounds.upstream or 1) - 1}
-    found = (await session.execute(_vacant(shared), asked)).scalars().all()
+    found = (await session.execute(_vacant(shared), last_places(bounds))).scalars().all()
     return list(found[:1] if shared else found)
+
+
+def any_vacant(*, shared: bool) -> ColumnElement[bool]:
+    """Whether there are `vacancies`, for a statement of somebody else's; `last_places` has its parameters."""
+    return _vacant(shared).exists()
+
+
+def last_places(bounds: Bounds) -> dict[str, Json]:
+    """The parameters of `any_vacant`."""
+    return {"last": bounds.project - 1, "last_of_all": (bounds.upstream or 1) - 1}
 
 
 # -- giving places away --

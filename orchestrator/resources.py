@@ -50,12 +50,13 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
 
 @asynccontextmanager
 async def beside(opened: Resources, connections: int) -> AsyncIterator[Database]:
-    """The same database over connections of its own, for what must not stand in line behind a process' runs: when many
-    come at once, the line for a connection of the pool is longer than a lease.
+    """The same database over connections of its own, and one of the short way, for what must not stand in line behind a
+    process' runs: when many come at once, the line for a connection of the pool is longer than a lease.
     """
     common = opened.database
     engine = db.engine(opened.settings, connections=connections)
     try:
-        yield Database(engine, common.publisher, webhooks=common.webhooks, bounds=common.bounds)
+        async with db.direct(opened.settings, connections=1).opened() as direct:
+            yield Database(engine, common.publisher, direct, webhooks=common.webhooks, bounds=common.bounds)
     finally:
         await engine.dispose()

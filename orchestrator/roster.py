@@ -29,13 +29,13 @@ async def leave(session: Session, owner: str) -> None:
     await session.execute(delete(Worker).where(col(Worker.owner) == owner))
 
 
-async def bury(session: Session, living: Json) -> Sequence[Worker]:
-    """Strike out those who are not among the `living`, and return them."""
-    buried = await session.execute(_buried(living), execution_options={"synchronize_session": False})
+async def bury(session: Session, dead: Json) -> Sequence[Worker]:
+    """Strike out those who are `dead`, and return them."""
+    buried = await session.execute(_buried(dead), execution_options={"synchronize_session": False})
     return buried.scalars().all()
 
 
 @lru_cache
-def _buried(living: Json) -> ReturningDelete[Worker]:
-    """Built once: it is carried out twice a second."""
-    return delete(Worker).where(col(Worker.owner).not_in(living)).returning(Worker)
+def _buried(dead: Json) -> ReturningDelete[Worker]:
+    """Built once: it is carried out again and again."""
+    return delete(Worker).where(dead).returning(Worker)

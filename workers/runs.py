@@ -79,7 +79,7 @@ async def life() -> AsyncIterator[None]:
 async def _keep_house(database: Database, shown: Presence, settings: Settings) -> None:
     while True:
         try:
-            await housekeeping.sweep(database, settings.run_attempts, settings.run_lease, shown.may_judge)
+            await housekeeping.look(database, settings.run_attempts, settings.run_lease, shown.may_judge)
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("sweep_failed", error=repr(error))
             await database.back()  # says once that it is away, and when it is back

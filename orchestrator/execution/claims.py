@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import structlog
 
-from orchestrator import attempts, closing, db, lifecycle
+from orchestrator import attempts, closing, db, lifecycle, mending
 from orchestrator.db import Database, Session
 from orchestrator.errors import LeaseLost, RunCancelled
 from orchestrator.events.frames import Track
@@ -91,7 +91,12 @@ class Claims:
 
     async def _receive(self, row: Json) -> Journal | None:
         """The journal of a run that has come with all that it begins with."""
-        run = arriving.run_of(row)
+        try:
+            run = arriving.run_of(row)
+        except ValueError:
+            log.exception("run_unreadable", run_id=row["id"])
+            await self._fail_mended(row["id"], row["attempt"])
+            return None
         track, deadline = Track(run.id, run.attempt), self._deadline(run)
         self._tell_begun(run, track)
         _log_claimed(run)
@@ -183,9 +188,20 @@ class Claims:
     async def _fail_unread(self, run_id: str, attempt: int | None) -> None:
         """The claim was undone because the run could not be read: it is made again, alone."""
         async with self._database.transaction() as session:
+            await mending.mend(session, run_id)
             claimed = await lifecycle.claim(session, run_id, self._owner, self._lease, attempt)
         if claimed is not None:
             await self.end_unread(claimed.run, session.track(run_id, claimed.run.attempt))
+
+    async def _fail_mended(self, run_id: str, attempt: int) -> None:
+        """The run itself cannot be read that this attempt has claimed."""
+        async with self._database.transaction() as session:
+            await mending.mend(session, run_id)
+            run = await session.get_one(Run, run_id)
+        if run.attempt == attempt:
+            track = Track(run_id, attempt)
+            self._tell_begun(run, track)
+            await self.end_unread(run, track)
 
     async def end_unread(self, run: Run, track: Track | None = None) -> None:
         """End a run of which there is no journal: as cancelled, if that was wished, or as one that cannot be read.

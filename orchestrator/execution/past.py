@@ -16,10 +16,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import structlog
 from sqlalchemy import BigInteger, Integer, Select, bindparam, case, func, or_, select, text
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlmodel import col
 
-from orchestrator import tokens
+from orchestrator import tokens, written
 from orchestrator.db import Database, Session
 from orchestrator.execution import truncation
 from orchestrator.execution.conversation import TORN, Called, Said, Unit, units
@@ -209,16 +208,7 @@ class Past:
             return (await session.execute(query, terms)).all()
         if (direct := self._database.direct) is None:
             raise RuntimeError("there is no way to the database")
-        statement, names, known = _text(query)
-        terms = {**known, **terms}
-        return await direct.fetch(statement, *[terms[name] for name in names])
-
-
-@lru_cache
-def _text(query: Query) -> tuple[str, tuple[str, ...], dict[str, Json]]:
-    """A query for the short way: its text, the names of its parameters in their order, and the values of some."""
-    written = query.compile(dialect=PGDialect_asyncpg())  # type: ignore[no-untyped-call]
-    return str(written), tuple(written.positiontup or ()), dict(written.params)
+        return await written.fetch(direct, query, terms)
 
 
 @lru_cache

@@ -59,6 +59,11 @@ class Columns:
                 values[name] = orjson.loads(text)
         return values
 
+    def unreadable(self, row: Iterable[Json]) -> list[str]:
+        """The columns of a row, in the same order, of which the JSON cannot be read."""
+        texts = dict(zip(self._names, row, strict=True))
+        return [name for name in self._json if texts[name] is not None and not _is_json(texts[name])]
+
 
 def run(values: dict[str, Json]) -> Run:
     """A run that is only read."""
@@ -88,6 +93,14 @@ def changed(row: Row, **values: Json) -> Row:
 def is_step(item: Message | RunStep) -> TypeIs[RunStep]:
     """Whether this is a step, whatever it is made of."""
     return hasattr(item, "step_details")
+
+
+def _is_json(value: str) -> bool:
+    try:
+        orjson.loads(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _from_json(row: dict[str, Json]) -> Record:
