@@ -6,6 +6,9 @@ this refusal. When a feature arrives, its function leaves `CHECKS` and nothing e
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+
+from pydantic import BaseModel
 
 from orchestrator.foreign import Json
 
@@ -32,27 +35,35 @@ def family(path: str) -> str:
     return ". " + Refusal((), "Vector stores are", "unknown_url").message if is_stores else ""
 
 
-def first(body: object) -> Refusal | None:
+def first(body: BaseModel) -> Refusal | None:
     """The first use in this body of something that the server cannot do yet."""
-    return next((refusal for check in CHECKS for refusal in check(body)), None)
+    for field, check in _checks(type(body)):
+        given = getattr(body, field)
+        if given is not None:
+            for found in check(given):
+                return found
+    return None
 
 
-def _tools(body: object) -> Iterator[Refusal]:
-    for index, tool in enumerate(getattr(body, "tools", None) or []):
+@cache
+def _checks(kind: type[BaseModel]) -> "tuple[tuple[str, Check], ...]":
+    """The checks of the fields that bodies of this kind have: to ask a body for one that it has not is slow."""
+    return tuple((field, check) for field, check in CHECKS.items() if field in kind.model_fields)
+
+
+def _tools(tools: Json) -> Iterator[Refusal]:
+    for index, tool in enumerate(tools):
         if tool.type in HOSTED_TOOLS:
             yield Refusal(("tools", index, "type"), f"The '{tool.type}' tool is", "unsupported_tool")
 
 
-def _tool_choice(body: object) -> Iterator[Refusal]:
-    kind = getattr(getattr(body, "tool_choice", None), "type", None)
+def _tool_choice(choice: Json) -> Iterator[Refusal]:
+    kind = getattr(choice, "type", None)
     if kind in HOSTED_TOOLS:
         yield Refusal(("tool_choice", "type"), f"The '{kind}' tool is", "unsupported_tool")
 
 
-def _tool_resources(body: object) -> Iterator[Refusal]:
-    resources: Json = getattr(body, "tool_resources", None)
-    if resources is None:
-        return
+def _tool_resources(resources: Json) -> Iterator[Refusal]:
     if resources.code_interpreter is not None and resources.code_interpreter.file_ids:
         at: tuple[str, ...] = ("tool_resources", "code_interpreter", "file_ids")
         yield Refusal(at, "The 'code_interpreter' tool is", "unsupported_tool_resources")
@@ -62,18 +73,21 @@ def _tool_resources(body: object) -> Iterator[Refusal]:
             yield Refusal(at, "Vector stores are", "unsupported_tool_resources")
 
 
-def _attachments(body: object) -> Iterator[Refusal]:
+def _attachments(attachments: Json) -> Iterator[Refusal]:
     """A file can be attached; the tools that would read it are not there yet."""
-    for place, attachment in enumerate(getattr(body, "attachments", None) or []):
+    for place, attachment in enumerate(attachments):
         for index, tool in enumerate(attachment.tools or []):
             yield Refusal(
                 ("attachments", place, "tools", index, "type"), f"The '{tool.type}' tool is", "unsupported_tool"
             )
 
 
-CHECKS: tuple[Callable[[object], Iterator[Refusal]], ...] = (
-    _tools,
-    _tool_choice,
-    _tool_resources,
-    _attachments,
-)
+Check = Callable[[Json], Iterator[Refusal]]
+
+CHECKS: dict[str, Check] = {
+    "tools": _tools,
+    "tool_choice": _tool_choice,
+    "tool_resources": _tool_resources,
+    "attachments": _attachments,
+}
+"""By the field of a body that they look at."""
