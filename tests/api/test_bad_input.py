@@ -58,8 +58,14 @@ def made() -> dict[str, str]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def states() -> list[Json]:
+    """What was last seen of them."""
+    return []
+
+
 @pytest.fixture
-def ids(http: Http, made: dict[str, str]) -> Iterator[dict[str, str]]:
+def ids(http: Http, made: dict[str, str], states: list[Json]) -> Iterator[dict[str, str]]:
     """A thread with a run that waits for outputs: what could be damaged, and afterwards is not."""
     if not made:
         run = http.ask_for_outputs(CALL)
@@ -69,9 +75,10 @@ def ids(http: Http, made: dict[str, str]) -> Iterator[dict[str, str]]:
         made["upload_id"] = http.post("/uploads", wanted)["id"]
         sent = http.client.post("/files", data={"purpose": "assistants"}, files={"file": ("a.txt", b"abc")})
         made["file_id"] = sent.json()["id"]
-    before = state(http, made)
+        states.append(state(http, made))
     yield made
-    assert state(http, made) == before
+    states.append(state(http, made))
+    assert states[-1] == states[-2]
 
 
 def state(http: Http, ids: dict[str, str]) -> Json:

@@ -18,10 +18,11 @@ def expired() -> dict[str, Json]:
 
 
 @pytest.fixture(scope="module")
-def unheard_url(working: Stack) -> str:
+def unheard_url(working: Stack) -> Iterator[str]:
     """An API process whose runs expire soon, and whose wake-ups reach no worker."""
     broker = working.environment["REDIS_URL"].removesuffix("/0") + "/1"
-    return working.start_api(ASSISTANTD_RUN_LIFETIME="3", REDIS_URL=broker)
+    with working.api(ASSISTANTD_RUN_LIFETIME="3", REDIS_URL=broker) as base_url:
+        yield base_url
 
 
 @pytest.fixture

@@ -173,8 +173,7 @@ def test_case_131_files_of_tools_are_given_back(working: Stack, client: openai.O
 
 
 def test_case_131_a_setting_lifts_the_rule(working: Stack) -> None:
-    http = Http(working.start_api(ASSISTANTD_DOWNLOAD_ANY_PURPOSE="true"))
-    with http.client:
+    with working.api(ASSISTANTD_DOWNLOAD_ANY_PURPOSE="true") as base_url, (http := Http(base_url)).client:
         assert content_of(http, sent(http, b"mine")) == b"mine"
 
 
@@ -309,8 +308,7 @@ def test_case_134_a_deleted_file_is_gone(client: openai.OpenAI) -> None:
 def small(working: Stack) -> Iterator[Http]:
     """An API process with small limits, and no patience."""
     limits = {"ASSISTANTD_FILE_LIMIT": "100000", "ASSISTANTD_UPLOAD_SILENCE": "0.3"}
-    http = Http(working.start_api(**limits))
-    with http.client:
+    with working.api(**limits) as base_url, (http := Http(base_url)).client:
         yield http
 
 

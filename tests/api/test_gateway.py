@@ -270,10 +270,13 @@ def test_comments_of_the_model_server_keep_the_line_alive(http: Http, model: Rem
 
 
 def test_no_connection_of_the_database_waits_for_the_model(working: Stack, model: RemoteModelServer) -> None:
-    http = Http(working.start_api(ASSISTANTD_DATABASE_POOL_SIZE="1", ASSISTANTD_DATABASE_QUEUE="2"))
     model.script(*[Reply.text("one two").held("mid")] * 20)
 
-    with http.client, ThreadPoolExecutor(20) as pool:
+    with (
+        working.api(ASSISTANTD_DATABASE_POOL_SIZE="1", ASSISTANTD_DATABASE_QUEUE="2") as base_url,
+        (http := Http(base_url)).client,
+        ThreadPoolExecutor(20) as pool,
+    ):
         asked = [pool.submit(ask, http, body) for body in [HI, STREAM] * 10]
         model.wait_for(lambda state: state["open_streams"] == 20)
         listed = http.client.get("/assistants")
@@ -299,10 +302,11 @@ def test_the_log_knows_what_went_wrong_and_the_upstreams_name_for_it(
 
 
 @pytest.fixture(scope="module")
-def narrow_url(working: Stack) -> str:
+def narrow_url(working: Stack) -> Iterator[str]:
     """An API process that passes on one request at a time, and none for long."""
     limits = {"GATEWAY_CONCURRENCY": "1", "GATEWAY_TIMEOUT": "3", "UPSTREAM_READ_TIMEOUT": "0.7"}
-    return working.start_api(**{f"ASSISTANTD_{name}": value for name, value in limits.items()})
+    with working.api(**{f"ASSISTANTD_{name}": value for name, value in limits.items()}) as base_url:
+        yield base_url
 
 
 @pytest.fixture
@@ -403,5 +407,9 @@ def test_a_large_body_is_refused_and_a_large_answer_is_not(http: Http, model: Re
 
 
 def test_an_installation_without_a_model_server_says_so(working: Stack) -> None:
-    with make_client(working.start_api(UPSTREAM_BASE_URL="")) as client, pytest.raises(openai.InternalServerError):
+    with (
+        working.api(UPSTREAM_BASE_URL="") as base_url,
+        make_client(base_url) as client,
+        pytest.raises(openai.InternalServerError),
+    ):
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])

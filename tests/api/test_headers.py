@@ -16,9 +16,10 @@ ALWAYS = ("x-request-id", "openai-version", "openai-processing-ms", "openai-orga
 
 
 @pytest.fixture(scope="module")
-def strict_url(working: Stack) -> str:
+def strict_url(working: Stack) -> Iterator[str]:
     """An API process that wants to be told the version, and calls its organization by a name."""
-    return working.start_api(ASSISTANTD_STRICT_BETA_HEADER="true", ASSISTANTD_ORGANIZATION="acme-7")
+    with working.api(ASSISTANTD_STRICT_BETA_HEADER="true", ASSISTANTD_ORGANIZATION="acme-7") as base_url:
+        yield base_url
 
 
 @pytest.fixture

@@ -72,10 +72,11 @@ def test_case_108_a_model_that_does_not_converse_is_refused(http: Http, name: st
 
 
 @pytest.fixture(scope="module")
-def choosy_url(working: Stack) -> str:
+def choosy_url(working: Stack) -> Iterator[str]:
     """An API process with lists of its own of what can be had and what not."""
     lists = {"ASSISTANTD_USABLE_MODELS": '["gpt-*", "org/*"]', "ASSISTANTD_UNUSABLE_MODELS": '["gpt-3.5-*"]'}
-    return working.start_api(**lists)
+    with working.api(**lists) as base_url:
+        yield base_url
 
 
 @pytest.fixture

@@ -26,11 +26,14 @@ from tests.stack import Stack
 
 def test_case_61_a_stream_outlives_the_broker_and_ends_with_the_run(http: Http, working: Stack, tmp_path: Path) -> None:
     valkey = Valkey(tmp_path / "valkey", durable=False)
-    elsewhere = Http(working.start_api(REDIS_URL=valkey.start()))
     try:
         body = {"assistant_id": http.assistant()["id"]}
         thread = http.thread("Hi")["id"]
-        with elsewhere.client, elsewhere.streaming(f"/threads/{thread}/runs", body) as lines:
+        with (
+            working.api(REDIS_URL=valkey.start()) as base_url,
+            (elsewhere := Http(base_url)).client,
+            elsewhere.streaming(f"/threads/{thread}/runs", body) as lines,
+        ):
             begun = read_until(lines, "thread.run.queued")
             valkey.stop()
             (run,) = http.get(f"/threads/{thread}/runs")["data"]

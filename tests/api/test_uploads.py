@@ -208,8 +208,8 @@ def test_a_file_expires_as_its_upload_said(http: Http) -> None:
 
 
 def test_parts_are_bounded(working: Stack) -> None:
-    small = Http(working.start_api(ASSISTANTD_PART_LIMIT="1000", ASSISTANTD_UPLOAD_LIMIT="1500"))
-    with small.client:
+    limits = {"ASSISTANTD_PART_LIMIT": "1000", "ASSISTANTD_UPLOAD_LIMIT": "1500"}
+    with working.api(**limits) as base_url, (small := Http(base_url)).client:
         upload = begun(small, 1500)
         path = f"/uploads/{upload['id']}/parts"
         error(small.client.post(path, files={"data": b"x" * 1001}), 413)
@@ -221,8 +221,8 @@ def test_parts_are_bounded(working: Stack) -> None:
 
 def test_files_and_uploads_may_be_kept_in_s3(working: Stack) -> None:
     with s3_server.serving() as server:
-        http = Http(working.start_api(**server.environment, ASSISTANTD_DOWNLOAD_ANY_PURPOSE="true"))
-        with http.client:
+        environment = {**server.environment, "ASSISTANTD_DOWNLOAD_ANY_PURPOSE": "true"}
+        with working.api(**environment) as base_url, (http := Http(base_url)).client:
             content = random.randbytes(12_000_000)
             file = sent(http, content)
             assert content_of(http, file) == content
@@ -240,15 +240,15 @@ def test_a_storage_that_is_away_is_no_fault_of_the_client(working: Stack) -> Non
     away = {"ASSISTANTD_STORAGE_URL": "s3://none", "ASSISTANTD_STORAGE_ENDPOINT": "http://127.0.0.1:1"}
     keys = {"ASSISTANTD_STORAGE_ACCESS_KEY_ID": "test", "ASSISTANTD_STORAGE_SECRET_ACCESS_KEY": "a-secret-of-s3"}
     untapped = replace(working, tapped=False)  # whose answers may be faults of ours
-    address = untapped.start_api(**away, **keys, ASSISTANTD_STORAGE_TIMEOUT="1")
 
-    answer = httpx2.post(
-        f"{address}/files",
-        headers={"Authorization": f"Bearer {API_KEY}"},
-        data={"purpose": "vision"},
-        files={"file": ("a.txt", b"x" * 100_000)},
-        timeout=30,
-    )
+    with untapped.api(**away, **keys, ASSISTANTD_STORAGE_TIMEOUT="1") as address:
+        answer = httpx2.post(
+            f"{address}/files",
+            headers={"Authorization": f"Bearer {API_KEY}"},
+            data={"purpose": "vision"},
+            files={"file": ("a.txt", b"x" * 100_000)},
+            timeout=30,
+        )
 
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"

@@ -32,11 +32,10 @@ def hurried_url(working: Stack) -> Iterator[str]:
     own = {"REDIS_URL": working.environment["REDIS_URL"].removesuffix("/0") + "/3"}
     patience = {"ASSISTANTD_UPSTREAM_RETRIES": "0", "ASSISTANTD_UPSTREAM_READ_TIMEOUT": "0.8"}
     worker = working.start_worker(**own, **patience)
-    address = working.start_api(**own)
-    http = Http(address)
-    with http.client:
-        http.wait(http.start("Hi"), timeout=60)
-    yield address
+    with working.api(**own) as address:
+        with (http := Http(address)).client:
+            http.wait(http.start("Hi"), timeout=60)
+        yield address
     working.stop(worker)
 
 

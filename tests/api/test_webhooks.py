@@ -56,7 +56,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def posting(working: Stack, receiver: Receiver) -> Stack:
+def posting(working: Stack, receiver: Receiver) -> Iterator[Stack]:
     """An API process and a worker that post to the receiver, with a broker that nobody else listens to."""
     environment = {
         "REDIS_URL": working.environment["REDIS_URL"].removesuffix("/0") + "/2",
@@ -65,8 +65,10 @@ def posting(working: Stack, receiver: Receiver) -> Stack:
         "ASSISTANTD_WEBHOOK_BACKOFF": "0.01",
         "ASSISTANTD_WEBHOOK_SWEEP_INTERVAL": "0.05",
     }
-    working.start_worker(**environment)
-    return replace(working, base_url=working.start_api(**environment))
+    worker = working.start_worker(**environment)
+    with working.api(**environment) as base_url:
+        yield replace(working, base_url=base_url)
+    working.stop(worker)
 
 
 @pytest.fixture

@@ -61,8 +61,12 @@ def aftermath(working: Stack, server: WildServer) -> Iterator[Aftermath]:
     broker = {"REDIS_URL": working.environment["REDIS_URL"].removesuffix("/0") + "/4"}
     impatient = {"ASSISTANTD_UPSTREAM_RETRIES": "0", "ASSISTANTD_UPSTREAM_READ_TIMEOUT": "4"}
     worker = working.start_worker(**broker, **impatient, UPSTREAM_BASE_URL=server.base_url)
-    plain, brief = Http(working.start_api(**broker)), Http(working.start_api(**broker, ASSISTANTD_RUN_LIFETIME="5"))
-    with plain.client, brief.client:
+    with (
+        working.api(**broker) as plainly,
+        working.api(**broker, ASSISTANTD_RUN_LIFETIME="5") as briefly,
+        (plain := Http(plainly)).client,
+        (brief := Http(briefly)).client,
+    ):
         plain.wait(plain.start("Hi"))
         before = _peak(worker.pid)
         begun = {manner: brief.start(f"[{manner}]") for manner in ENDLESS}

@@ -26,10 +26,8 @@ def crowded_url(stack: Stack, bare_settings: Settings, project_id: str) -> Itera
     It ends with these tests: it keeps the time in a database where others play with it.
     """
     url = bare_settings.database_url.get_secret_value()
-    base_url = stack.start_api(DATABASE_URL=url, ASSISTANTD_PROJECT_RUNS="1", ASSISTANTD_PROJECT_QUEUE="1")
-    process = stack.processes[-1]
-    yield base_url
-    stack.stop(process)
+    with stack.api(DATABASE_URL=url, ASSISTANTD_PROJECT_RUNS="1", ASSISTANTD_PROJECT_QUEUE="1") as base_url:
+        yield base_url
 
 
 class Client(openai.OpenAI):
