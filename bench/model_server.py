@@ -12,6 +12,7 @@ import asyncio
 import re
 import signal
 import socket
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -123,13 +124,27 @@ async def serve(port: int) -> None:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind(("127.0.0.1", port))
-    server = await loop.create_server(partial(Server, loop), sock=sock, backlog=BACKLOG)
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    loop.add_reader(sock, _accept, loop, sock, set())
     over = asyncio.Event()
     for ending in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(ending, over.set)
     print(f"http://127.0.0.1:{sock.getsockname()[1]}/v1", flush=True)
     await over.wait()
-    server.close()
+    loop.remove_reader(sock)
+    sock.close()
+
+
+def _accept(loop: asyncio.AbstractEventLoop, sock: socket.socket, begun: "set[asyncio.Task[object]]") -> None:
+    """Accept all who wait. The loop itself would accept one in each of its turns, which are long when many are heard:
+    a thousand new connections would wait for seconds.
+    """
+    with suppress(BlockingIOError):
+        while True:
+            task = loop.create_task(loop.connect_accepted_socket(partial(Server, loop), sock.accept()[0]))
+            begun.add(task)
+            task.add_done_callback(begun.discard)
 
 
 def main() -> None:
