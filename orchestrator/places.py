@@ -49,7 +49,10 @@ from orchestrator.tables import EPOCH, HOLDS_PLACE, LACKS_PLACE, Run
 log = structlog.get_logger(__name__)
 
 MARGIN = 128
-"""So close to a bound, places are given away one by one. Creations that are under way at once must be fewer."""
+"""So close to a bound, places are given away one by one, and what is under way at once must be fewer. Of an API process
+up to five sixteenths of it are, on the short way (see `plain.verbs`). So where more than three create runs in the same
+moment, a bound may be exceeded by as many for each of the others, until as many runs have ended.
+"""
 BATCH = 200
 """Places that are given away in one go."""
 RETRY_AFTER = (1, 5)

@@ -35,9 +35,9 @@ from orchestrator.wire.requests import (
 
 log = structlog.get_logger(__name__)
 
-CREATIONS: Final = 16
-"""Runs that are created at once. All processes together must stay within `places.MARGIN`."""
-RESUMPTIONS: Final = 8
+CREATIONS: Final = places.MARGIN // 8
+"""Runs that are created at once, of each of the two kinds; see `places.MARGIN`."""
+RESUMPTIONS: Final = places.MARGIN // 16
 """Runs that get their outputs at once: they take places, too."""
 REQUESTS: Final = 64
 
@@ -86,7 +86,7 @@ class Plain:
             "messages": said,
             "additional": body.additional_instructions,
         }
-        run = await self._run(asked)
+        run = _own(await self._run(asked))
         return None if run is None else await self._told(run)
 
     async def create_thread_and_run(self, project_id: str, body: CreateThreadAndRun) -> Made | None:
@@ -97,7 +97,7 @@ class Plain:
             return None
         columns = threads.settings(thread)
         asked = {**self._asked(project_id, ids.new("thread_"), body), "messages": said, "thread": columns}
-        run = await self._thread_and_run(asked)
+        run = _own(await self._thread_and_run(asked))
         if run is None:
             return None
         opened = cast("Thread", Record({**columns, "id": run.thread_id, "created_at": asked["at"]}))
@@ -171,9 +171,9 @@ class Plain:
         done = {row["id"] for row in await self._fetch(statements.ADD_MESSAGES, asked)}
         return [each["id"] in done for each in asked]
 
-    async def _create(self, statement: str, asked: list[Asked]) -> list[Run | None]:
+    async def _create(self, statement: str, asked: list[Asked]) -> list[Run | ValueError | None]:
         rows = await self._fetch(statement, asked, self._near["near"], self._near.get("near_all"))
-        made = {row["id"]: records.run(statements.RUN.values(row)) for row in rows}
+        made = {row["id"]: _read(row) for row in rows}
         return [made.get(each["id"]) for each in asked]
 
     async def _submit_outputs(self, asked: list[Asked]) -> list[tuple[Run, RunStep] | None]:
@@ -217,6 +217,21 @@ class Plain:
                 raise
             log.warning("plain_statement_refused", error=db.describe(error))
             return []
+
+
+def _read(row: Json) -> Run | ValueError:
+    """A run, or why it cannot be read: its assistant may hold what nobody can read."""
+    try:
+        return records.run(statements.RUN.values(row))
+    except ValueError as error:
+        return error
+
+
+def _own(made: Run | ValueError | None) -> Run | None:
+    """What cannot be read is the trouble of who asked for it, and of nobody else."""
+    if isinstance(made, ValueError):
+        raise made
+    return made
 
 
 def _said(bodies: Sequence[CreateMessage]) -> list[Asked] | None:

@@ -1,19 +1,22 @@
 """Runs of which a column holds what no process can read: whoever comes across one fails it, and it blocks nothing."""
 
+import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from orjson import JSONDecodeError
 from sqlmodel import col
 from structlog.testing import capture_logs
 
-from orchestrator import housekeeping, runs
+from orchestrator import assistants, housekeeping, runs
 from orchestrator.execution.claims import UNREADABLE
+from orchestrator.plain.verbs import Made, Plain
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from orchestrator.tables import Run, now
-from orchestrator.wire.requests import CreateRun
+from orchestrator.wire.requests import CreateAssistant, CreateRun, CreateThreadAndRun
 from tests.integration.test_claims import Worker, found, set_, worker
 from tests.integration.test_past import run_after, said
 
@@ -103,3 +106,21 @@ async def test_what_can_be_read_of_it_stays(bare: Resources, project_id: str, wo
     async with bare.database.transaction() as session:
         kept = (await session.execute(sa.select(Run).where(col(Run.id) == run.id))).scalar_one()
     assert (kept.tools, kept.metadata_, kept.tool_choice) == (tools, {"a": "b"}, "auto")
+
+
+async def test_an_assistant_that_cannot_be_read_is_no_trouble_for_those_who_create_runs_at_the_same_time(
+    bare: Resources, project_id: str
+) -> None:
+    assert bare.database.direct is not None
+    async with bare.database.transaction() as session:
+        made = [await assistants.create(session, project_id, CreateAssistant(model="gpt-4o")) for _ in range(2)]
+    good, bad = (assistant.id for assistant in made)
+    await bare.database.direct.fetch(f"UPDATE assistants SET tools = '[{NO_CHARACTER}]' WHERE id = $1", bad)  # noqa: S608
+    plain = Plain(bare.database, bare.database.direct, 600)
+
+    created = [
+        plain.create_thread_and_run(project_id, CreateThreadAndRun(assistant_id=id_)) for id_ in (good, bad, good)
+    ]
+    found = await asyncio.gather(*created, return_exceptions=True)
+
+    assert [type(each) for each in found] == [Made, JSONDecodeError, Made]
