@@ -41,6 +41,7 @@ SMALL = [
     Cast(direct=True),
     Cast(turns=("call",), client=("submit", "cancel"), direct=True),
     Cast(client=("cancel",), direct=True),
+    Cast(turns=("fly",), client=("cancel",), direct=True),
     Cast(faults=("lost",), sweeps=1, workers=2, direct=True),
 ]
 LARGE = [
