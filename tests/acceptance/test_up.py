@@ -17,6 +17,7 @@ import openai
 import psutil
 import pytest
 
+from orchestrator.embedded.home import Home
 from tests import wiretap
 from tests.fakes.model_control import RemoteModelServer
 
@@ -41,7 +42,7 @@ class Up:
         return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def start(self) -> None:
-        """Start it and wait until it is found."""
+        """Start it and wait until it is found. (To ask `env` again and again would take a core from what starts.)"""
         argv = [sys.executable, "-P", "-m", "orchestrator.cli", "up", "--data", str(self.folder), "--port", "0"]
         self.process = subprocess.Popen(
             argv,
@@ -52,9 +53,11 @@ class Up:
             text=True,
         )
         deadline = time.monotonic() + PATIENCE
-        while self.run("env").returncode != 0:
+        home = Home(self.folder)
+        while (state := home.running()) is None or state.phase != "ready":
             if self.process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"up did not serve:\n{self.said()}")
+            time.sleep(0.05)
 
     def said(self) -> str:
         """All that it printed; ends it."""
