@@ -21,6 +21,8 @@ from bench.limits_ground import Child, Ground
 from bench.limits_rows import Seeded
 from bench.report import Options, Row, Table
 
+MARKER = "assistantd:marker"
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -70,6 +72,12 @@ class Bench:
         """The worker, ready."""
         return self.ground.worker(ASSISTANTD_RUN_CONCURRENCY=str(concurrency))
 
+    async def settled(self) -> None:
+        """Return when a worker has seen that Redis is new to it. It wakes all that waits then, a second time."""
+        async with asyncio.timeout(limits_ground.PATIENCE):
+            while await self.redis.get(MARKER) is None:  # noqa: ASYNC110  # another process' doing
+                await asyncio.sleep(0.01)
+
     async def carried_directly(self, child: Child, seeded: Seeded, concurrency: int) -> None:
         """Return when the limit has carried the runs."""
         child.tell(json.dumps({"runs": seeded.ids, "concurrency": concurrency}).encode())
@@ -117,6 +125,7 @@ async def measure(bench: Bench, scenario: Scenario, clients: tuple[str, ...], ro
     parties["worker"] = bench.worker(scenario.concurrency)
     turns = []
     try:
+        await bench.settled()
         for number in range(rounds + 1):
             for who, child in parties.items():
                 turn = await bench.turn(who, child, scenario, scenario.runs if number else min(scenario.runs, 100))

@@ -105,6 +105,7 @@ async def _carry(ground: "Ground", worker: "Child", options: argparse.Namespace,
         async def carried(runs: int) -> None:
             await bench.carried_by_worker(await limits_rows.seed(bench.connection, runs, options.model))
 
+        await bench.settled()
         await carried(WARM)
         (found / "begin").touch()
         await carried(WARM)
