@@ -69,7 +69,10 @@ async def test_twenty_runs_created_at_once_are_asked_of_the_model_two_at_a_time_
     await asyncio.wait_for(carrying, DEADLINE)
 
     assert set((await narrow.statuses()).values()) == {"completed"}
-    assert narrow.order == [*ids(first), *in_line]
+    line = [*ids(first), *in_line]
+    assert sorted(narrow.order) == sorted(line)
+    # Of two that end at once, each passes over the run that the other is waking: that one may be noted any time later.
+    assert all(line.index(run_id) <= turn + 1 for turn, run_id in enumerate(narrow.order))
     assert len(await asyncio.to_thread(model.requests)) == 20
     assert (counting.most, counting.now) == (2, 0)
 
