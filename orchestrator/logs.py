@@ -20,9 +20,10 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import MutableMapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -111,10 +112,21 @@ def _described(logger: Json, level: str, line: Line) -> Line:
     """Say who, when and how grave; make texts of an exception and of a stack."""
     line["level"] = level
     line["logger"] = logger.name
-    line["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    line["timestamp"] = _timestamp()
     if "stack_info" in line:
         line = _add_stack(logger, level, line)
     return format_exc_info(logger, level, line) if "exc_info" in line else line
+
+
+def _timestamp() -> str:
+    """Now, in UTC, as `datetime` would write it, at a tenth of the cost."""
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_second(seconds)}.{microseconds:06}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _json(_logger: object, _level: str, line: Line) -> str:

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -42,6 +43,15 @@ def written(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[Log
     root.handlers[:] = before[0]
     root.setLevel(before[1])
     structlog.configure(**before[2])
+
+
+def test_a_line_says_when_it_was_written(written: Log) -> None:
+    before = datetime.now(UTC)
+    structlog.get_logger("ours").info("it_happened")
+    after = datetime.now(UTC)
+
+    (line,) = written.lines()
+    assert before <= datetime.fromisoformat(line["timestamp"]) <= after
 
 
 def test_our_lines_and_those_of_libraries_have_the_same_fields(written: Log) -> None:
