@@ -1,31 +1,29 @@
-"""kombu's Redis transport, which takes many messages in one round trip and acknowledges many in another.
+"""kombu's Redis transport, which takes and acknowledges many messages in one round trip.
 
 Stock, each message costs two commands that the worker waits for (it is noted as unacknowledged, later struck off): four
-fifths of what an empty task costs. Here a worker that is woken by one message takes with it what else lies in the same
-list, and notes them all, in one script; what ended is struck off once per turn of Celery's hub.
+fifths of what an empty task costs. Here one script does all of it, for as many messages as there are; see
+`workers.batches`.
 
-                     ┌──────────────────────── the next turn of the hub ───────────────────────┐
-    BRPOP ──message──▶ TAKE: noted, with up to BATCH - 1 more ──▶ delivered … ended ──▶ ZREM, HDEL of all that ended
+    nothing waits    BRPOP ──message──▶ TAKE: what ended struck off, the message noted, more taken ──▶ delivered … ended
+    something does              TAKE: what ended struck off, more taken ──▶ delivered … ended
 
 Keys and messages are those of the stock transport: workers of both kinds, and other releases, can share a queue.
 
 What must not be forgotten:
 
-- What ended counts against the prefetch limit until Redis knows. So the limit holds for what Redis counts, and what is
-  kept of acknowledgements that cannot be sent is bounded; they are sent when they can be. Should the connection be lost
-  before, their messages come again after the visibility timeout, and the claim in Postgres finds nothing to do.
-- TAKE is never repeated: what it took and could not say is in nobody's hands. It lies among the unacknowledged for the
-  visibility timeout; housekeeping wakes those runs long before.
-- The first message of a batch is taken by BRPOP, as ever, and is lost if this process dies before it is noted.
+- What ended is struck off with the next messages that are taken; if none are for a moment, by itself, and at once where
+  it takes up the room for others. Until Redis knows, it counts against the prefetch limit. So the limit holds for what
+  Redis counts, and what is kept of acknowledgements that cannot be sent is bounded; they are sent when they can be.
+  Should the process or the connection be lost before, their messages come again after the visibility timeout, and the
+  claim in Postgres finds nothing to do.
+- A message that BRPOP brings is lost if this process dies before it is noted.
 - A Redis that is full, or may not be written to, refuses to note. A message in hand is carried out all the same.
-- A worker leaves half of what waits to others, who may be idle; a few it always takes.
 """
 
-import hashlib
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from queue import Empty
 from typing import TYPE_CHECKING
 
@@ -33,41 +31,18 @@ import structlog
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as stock
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from orchestrator.foreign import Json
-from workers import json_bodies
+from workers import batches, turns
 
 BATCH = 100
 """Messages taken at once, at most: they are delivered before the hub looks at anything else."""
-FEW = 8
-"""Messages that a worker need not share."""
+STRUCK = 1000
+"""Messages struck off at once, at most, on the way of taking others."""
 PAUSE = 1.0
 """Seconds until a Redis that refused is asked again."""
-
-TAKE = f"""
-local function address(item)
-  local properties = cjson.decode(item)['properties']
-  local info = properties['delivery_info']
-  return properties['delivery_tag'], cjson.encode(info['exchange']), cjson.encode(info['routing_key'])
-end
-local function note(item)
-  local readable, tag, exchange, key = pcall(address, item)
-  if not readable or type(tag) ~= 'string' then return false end
-  redis.call('ZADD', KEYS[3], ARGV[1], tag)
-  redis.call('HSET', KEYS[2], tag, '[' .. item .. ',' .. exchange .. ',' .. key .. ']')
-  return true
-end
-if not note(ARGV[3]) then return {{0}} end
-local share = math.max({FEW}, math.ceil(redis.call('LLEN', KEYS[1]) / 2))
-local count = math.min(tonumber(ARGV[2]), share)
-local more = count > 0 and redis.call('RPOP', KEYS[1], count) or {{}}
-for _, item in ipairs(more) do note(item) end
-return {{1, unpack(more)}}
-"""
-"""Notes the message in hand and takes more. Nothing is taken where noting fails: a script that stops undoes nothing."""
-TAKE_SHA = hashlib.sha1(TAKE.encode(), usedforsecurity=False).hexdigest()
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +58,7 @@ class QoS(stock.QoS):
 
     def __init__(self, *args: Json, **kwargs: Json) -> None:
         super().__init__(*args, **kwargs)
-        self._ended: deque[str] = deque()
+        self._ended: dict[str, None] = {}  # a signal handler may strike off what we are about to
         self._noted: set[str] = set()
         self._refused = False
         self._pause_until = 0.0
@@ -105,13 +80,16 @@ class QoS(stock.QoS):
         try:
             super().append(message, delivery_tag)
         except ResponseError as refusal:
-            self._tell(refusal)
+            self.refused(refusal)
             virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge: now if nobody would do it later."""
-        self._ended.append(delivery_tag)
-        if not self.channel.connection.cycle.looped:
+        self._ended[delivery_tag] = None
+        cycle = self.channel.connection.cycle
+        if cycle.looped:
+            cycle.flush_later()
+        else:
             self.flush()
 
     def flush(self, now: bool = True) -> None:
@@ -124,12 +102,28 @@ class QoS(stock.QoS):
                 pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
         except (*self.channel.connection_errors, ResponseError) as error:
             self._pause_until = time.monotonic() + PAUSE
-            self._tell(error)
+            self.refused(error)
             return
+        self.struck(tags)
+
+    def room(self, most: int) -> tuple[int, list[str]]:
+        """How many messages may be taken, of so many, once the tags are struck off that come with the number."""
+        ended = list(islice(self._ended, STRUCK))
+        room = self.can_consume_max_estimate()
+        return most if room is None else min(most, room + len(ended)), ended
+
+    def struck(self, tags: list[str]) -> None:
+        """Redis knows that these are over."""
         self._refused = False
         for tag in tags:
-            self._ended.popleft()
+            self._ended.pop(tag, None)
             super(stock.QoS, self).ack(tag)
+
+    def refused(self, error: Exception) -> None:
+        """Say so, once."""
+        if not self._refused:
+            self._refused = True
+            log.warning("broker_refuses", error=repr(error))
 
     def restore_unacked_once(self, stderr: Json = None) -> None:
         """Give back what is not acknowledged. What ended is none of it, even if that could not be said."""
@@ -140,11 +134,6 @@ class QoS(stock.QoS):
             log.warning("acknowledgements_lost", count=len(self._ended))
             self._ended.clear()
         super().restore_unacked_once(stderr)
-
-    def _tell(self, error: Exception) -> None:
-        if not self._refused:
-            self._refused = True
-            log.warning("broker_refuses", error=repr(error))
 
 
 class Channel(stock.Channel):
@@ -157,14 +146,17 @@ class Channel(stock.Channel):
         global_keyprefix: str
         qos: Json
         _closing: bool
+        _qos: Json
         _queue_cycle: Json
         _flush_brpop_reauth: Callable[[], None]
         _create_client: Callable[[], Json]
+        _q_for_pri: Callable[[str, int], str]
 
     def __init__(self, *args: Json, **kwargs: Json) -> None:
         self._acknowledged: set[str] = set()
         self._commands: Json = None
         self._refused_until = 0.0
+        self._waits = False  # more messages, as far as we know
         super().__init__(*args, **kwargs)
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Json, **kwargs: Json) -> Json:
@@ -194,12 +186,50 @@ class Channel(stock.Channel):
     def _brpop_read(self, **options: Json) -> bool:
         try:
             queue, messages = self._read(options)
-            for message in messages:
-                self.connection._deliver(message, queue)
+            self._hand_out(queue, messages)
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
         return True
+
+    def fetch(self) -> None:
+        """Take what waits, without being woken for it; nothing unless some is known to wait and there is room."""
+        if not self._waits or self._in_poll or self._closing or time.monotonic() < self._refused_until:
+            return
+        connection, queues = self.client.connection, self._queue_cycle.consume(len(self.active_queues))
+        if connection is None or connection._sock is None or not self._acknowledged.issuperset(queues):
+            return  # the poller is to connect, or some are not noted
+        lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
+        taken = self._take(connection, lists)
+        if taken is None or not taken.items:
+            return
+        queue = queues[taken.place % len(queues)]
+        self._queue_cycle.rotate(queue)
+        self._hand_out(queue, self._expected(taken.items))
+
+    @property
+    def acknowledges_later(self) -> bool:
+        """Whether to acknowledge is but to remember it."""
+        return self.connection is not None and self.connection.cycle.looped
+
+    @property
+    def has_to_acknowledge(self) -> bool:
+        """Whether something ended that is not struck off."""
+        return isinstance(self._qos, QoS) and bool(self._qos._ended)
+
+    def settle(self) -> None:
+        """Send acknowledgements. There are none where nothing was asked of it, or nothing wants to be acknowledged."""
+        if isinstance(self._qos, QoS):
+            self._qos.flush(now=False)
+
+    def make_room(self) -> None:
+        """The same if nothing could be taken without it."""
+        if self._qos is not None and not self._qos.can_consume():
+            self.settle()
+
+    def _hand_out(self, queue: str, messages: list[Json]) -> None:
+        for message in messages:
+            self.connection._deliver(message, queue)
 
     def _read(self, options: dict[str, Json]) -> tuple[str, list[Json]]:
         connection = self.client.connection
@@ -219,91 +249,48 @@ class Channel(stock.Channel):
         self._queue_cycle.rotate(queue)
         callback = self.connection._callbacks.get(queue)
         if self._closing or callback is None or queue not in self._acknowledged:
-            return queue, _understood([item])
-        noted, more = self._take(connection, key, item)
-        messages = _understood([item, *more])
-        if noted:
-            self.qos.expect([message["properties"]["delivery_tag"] for message in messages])
-        return queue, messages
+            return queue, batches.understood([item])
+        taken = self._take(connection, [key], item)
+        if taken is None or not taken.noted:
+            return queue, batches.understood([item])
+        return queue, self._expected([item, *taken.items])
 
-    def _take(self, connection: Json, key: str, item: bytes) -> tuple[bool, list[bytes]]:
-        room = self.qos.can_consume_max_estimate()
-        count = (BATCH if room is None else min(room, BATCH)) - 1
-        keys = [self.global_keyprefix + name for name in (key, self.unacked_key, self.unacked_index_key)]
-        call = (len(keys), *keys, time.time(), count, item)
+    def _take(self, connection: Json, lists: list[str], hand: bytes = b"") -> batches.Taken | None:
+        """Nothing if Redis refuses it."""
+        self._waits = False
+        count, ended = self.qos.room(BATCH)
+        if hand:
+            count -= 1
+        elif count < 1:
+            self._waits = True
+            return None
+        books = [self.global_keyprefix + name for name in (self.unacked_key, self.unacked_index_key)]
+        lists = [self.global_keyprefix + name for name in lists]
         try:
-            try:
-                noted, *more = _ask(connection, "EVALSHA", TAKE_SHA, *call)
-            except NoScriptError:  # Redis is new, or was told to forget
-                noted, *more = _ask(connection, "EVAL", TAKE, *call)
+            taken = batches.take(connection, books, lists, ended=ended, count=count, hand=hand)
         except self.connection_errors:
             connection.disconnect()
             raise
         except ResponseError as refusal:
-            self.qos._tell(refusal)
-            return False, []
-        return bool(noted), more
+            self.qos.refused(refusal)
+            return None
+        self.qos.struck(ended)
+        self.connection.cycle.takings += 1
+        self._waits = taken.left > 0
+        return taken
+
+    def _expected(self, items: list[bytes]) -> list[Json]:
+        messages = batches.understood(items)
+        self.qos.expect([message["properties"]["delivery_tag"] for message in messages])
+        return messages
 
 
-class Poller(stock.MultiChannelPoller):
-    """Sends acknowledgements before it waits for anything; `looped` if Celery's hub has it wait again and again."""
-
-    looped = False
-    again: Json = None
-    if TYPE_CHECKING:
-        _channels: set[Json]
-
-    def on_poll_start(self) -> None:
-        """Called before each wait."""
-        self.flush()
-        super().on_poll_start()
-
-    def flush(self) -> None:
-        """Send all channels' acknowledgements."""
-        for channel in self._channels:
-            if isinstance(channel._qos, QoS):  # else nothing was asked of it, or its user wants nothing acknowledged
-                channel._qos.flush(now=False)
-
-
-class Transport(stock.Transport):
+class Transport(turns.Transport):
     """The transport."""
 
     Channel = Channel
-    if TYPE_CHECKING:
-        cycle: Json
-
-    def __init__(self, *args: Json, **kwargs: Json) -> None:
-        super().__init__(*args, **kwargs)
-        self.cycle = Poller()
-
-    def register_with_event_loop(self, connection: Json, loop: Json) -> None:
-        """Be called by the hub before each wait, and each second: during a shutdown only timers go on."""
-        super().register_with_event_loop(connection, loop)
-        self.cycle.looped = True
-        if self.cycle.again is not None:
-            self.cycle.again.cancel()
-        self.cycle.again = loop.call_repeatedly(PAUSE, self.cycle.flush)
 
 
 def install() -> None:
     """Have every connection of this process to a `redis://` or `rediss://` address be one of these."""
     TRANSPORT_ALIASES.update(redis=f"{__name__}:Transport", rediss=f"{__name__}:Transport")
-
-
-def _ask(connection: Json, *command: Json) -> Json:
-    connection.send_command(*command)
-    return connection.read_response()
-
-
-def _understood(items: list[bytes]) -> list[Json]:
-    """The messages that are any. Nobody could do anything with the others, now or later."""
-    messages = []
-    for item in items:
-        try:
-            message = json_bodies.loads(item)
-            message["properties"]["delivery_tag"], message["properties"]["delivery_info"]["routing_key"]
-        except (ValueError, KeyError, TypeError):
-            log.warning("message_not_understood", size=len(item))
-        else:
-            messages.append(message)
-    return messages

@@ -6,6 +6,7 @@ delivered again, and the claim in Postgres decides. What was on its way to us ma
 """
 
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -36,6 +37,13 @@ class Consumer(CeleryConsumer):
         if before:
             reconnected.set()
         return connected
+
+    def call_soon_ack(self, p: Callable[..., Json], *args: Json, **kwargs: Json) -> Json:
+        """Acknowledge or reject a message before the hub waits again: at once if that needs no word to the broker."""
+        message: Json = getattr(p, "__self__", None)
+        if getattr(p, "__name__", "") == "ack_log_error" and getattr(message.channel, "acknowledges_later", False):
+            return p(*args, **kwargs)
+        return super().call_soon_ack(p, *args, **kwargs)  # type: ignore[misc]  # its types are of an older release
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Let go of the connection. Nothing about it may end the worker.

@@ -25,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from celery import signals
@@ -40,14 +40,17 @@ from orchestrator.foreign import Json
 from workers.drain import GRACE, Drain, Manners
 from workers.job import Job, Stop
 from workers.loop import Lifespan, LifespanError, LoopThread
+from workers.reports import Reports
 from workers.tasks import Call, async_task
-from workers.wake import Wake
 
 __all__ = ["Call", "TaskPool", "async_task", "lifespan", "mannered"]
 
 SYNC_THREADS = 8
 COMPANY = 0.02  # seconds for which a job that has ended may wait for others before Celery hears of them, …
-PATIENCE = 20  # … and no more than this part of the time it took: its place is not free meanwhile
+PATIENCE = 20  # … and where places get scarce no more than this part of the time it took: its own is not free meanwhile
+ROOMY = 0.75  # part of the places; where more are taken, they are scarce
+
+Report: TypeAlias = tuple[Job, Stop | None]
 
 log = structlog.get_logger(__name__)
 
@@ -101,16 +104,14 @@ class TaskPool(BasePool):
             if self.options.get(option):
                 log.warning("worker_option_has_no_effect", option=option)
         self._hub: Json = None
-        self._wake = Wake()
         self._arrivals: deque[Job] = deque()
-        self._reports: deque[tuple[Job, Stop | None]] = deque()
-        self._loop_told = self._hub_told = False
         self._coroutines = Lane(self.limit)
         self._functions = Lane(min(self.limit, SYNC_THREADS))
         self._left: list[Job] = []
         self._executed = 0
-        self._closing = self._closed = self._lost = False
+        self._loop_told = self._closing = self._closed = self._lost = False
         self._loop = LoopThread(_lifespan, self._on_lifespan_lost)
+        self._reports = Reports(self._loop, self._handle)
         try:
             self._loop.start(state.maybe_shutdown)
         except LifespanError as error:
@@ -122,7 +123,8 @@ class TaskPool(BasePool):
     def register_with_event_loop(self, loop: Json) -> None:
         """Have Celery's hub look at our reports; called again, with an emptied hub, after each reconnect."""
         self._hub = loop
-        loop.add_reader(self._wake.fileno(), self._handle_reports)
+        loop.add_reader(self._reports.wake.fileno(), self._handle_reports)
+        loop.on_tick.add(self._look)
 
     def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Job:  # type: ignore[override]
         """Take a delivery. It is accepted and starts when its lane has a place."""
@@ -221,27 +223,25 @@ class TaskPool(BasePool):
             job.settle_terminated()
 
     def _report(self, job: Job, stop: Stop | None) -> None:  # in the loop thread
-        self._reports.append((job, stop))
-        if stop is not None or self._closing:
-            self._wake.set()
-        elif not self._hub_told:
-            self._hub_told = True
-            self._loop.loop.call_later(min(COMPANY, job.took() / PATIENCE), self._wake.set)
+        self._reports.add((job, stop), 0.0 if stop is not None or self._closing else self._company(job))
+
+    def _company(self, job: Job) -> float:
+        lane = self._lane(job)
+        scarce = len(lane.running) > lane.limit * ROOMY
+        return min(COMPANY, job.took() / PATIENCE) if scarce else COMPANY
+
+    def _look(self) -> None:  # before each wait of the hub
+        timers = len(self._hub.timer)
+        if self._reports.handle_waiting() and (self._hub._ready or len(self._hub.timer) > timers):
+            self._reports.wake.set()  # the wait that follows is too long for what came of it
 
     def _handle_reports(self) -> None:
-        self._wake.clear()
-        self._hub_told = False
-        try:
-            while self._reports:
-                self._handle(*self._reports.popleft())
-        finally:
-            if self._reports:  # a callback raised; the hub decides what follows, the other reports must stay
-                self._wake.set()
+        self._reports.handle()
 
-    def _handle(self, job: Job, stop: Stop | None) -> None:
+    def _handle(self, report: Report) -> None:
+        job, stop = report
         if stop is not None:
-            job.limit_reached(stop)
-            return
+            return job.limit_reached(stop)
         lane = self._lane(job)
         lane.running.discard(job)
         self._executed += 1
@@ -255,13 +255,13 @@ class TaskPool(BasePool):
     def _on_asked_to_stop(self, **_: object) -> None:  # in a signal handler
         self._closing = True
         self._drain.asked()
-        self._wake.set()  # the hub looks up at once, and fetches nothing more
+        self._reports.wake.set()  # the hub looks up at once, and fetches nothing more
 
     async def _on_lifespan_lost(self) -> None:  # in the loop thread
         log.critical("worker_lost_its_lifespan")
         self._lost = self._closing = True
         state.should_stop = EX_FAILURE  # type: ignore[assignment]
-        self._wake.set()
+        self._reports.wake.set()
         jobs = self._running()
         for job in jobs:
             job.cancel(Stop.SHUTDOWN)
@@ -279,7 +279,7 @@ class TaskPool(BasePool):
                     self._loop.call(job.cancel, Stop.SHUTDOWN)
             if deadline is not None and time.monotonic() >= deadline:
                 break
-            self._wake.wait(0.2)
+            self._reports.wake.wait(0.2)
             self._handle_reports()
             self._keep_hub_alive()
         if self._closed:

@@ -1,6 +1,7 @@
 """The Celery application that the worker of test_pool runs: small tasks that leave their traces in Redis.
 
-The lifespan opens the Redis client that coroutines write with; `POOL_LIFESPAN` makes it fail in one way or another.
+The lifespan opens the Redis client that coroutines write with; `POOL_LIFESPAN` makes it fail in one way or another, or
+write nothing at its start.
 `POOL_BROKER=stock` has it use kombu's own transport.
 """
 
@@ -31,6 +32,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 5, "client_name": "pool-broker"},
     task_default_queue=os.environ["POOL_QUEUE"],
+    broker_channel_error_retry=True,
     task_ignore_result=True,
     task_acks_late=True,
     worker_pool="workers.pool:TaskPool",
@@ -54,7 +56,8 @@ async def resources() -> AsyncIterator[None]:
     if os.environ.get("POOL_LIFESPAN") == "fails":
         raise ConnectionError("no database here")
     trace = Redis.from_url(URL, decode_responses=True, max_connections=300, socket_timeout=None)  # BLPOP waits longer
-    await trace.rpush("lifespan", "entered")
+    if os.environ.get("POOL_LIFESPAN") != "silent":
+        await trace.rpush("lifespan", "entered")
     dying = asyncio.create_task(_die(asyncio.current_task()))
     if grace := os.environ.get("POOL_GRACE"):
         told.update(soon=asyncio.Event(), now=asyncio.Event())

@@ -13,9 +13,11 @@ from uuid import uuid4
 
 import pytest
 from kombu import Connection, Consumer, Producer, Queue
+from kombu.asynchronous import Hub
 from redis import Redis
 
 from tests.fakes.proxy import Proxy
+from workers.wake import Wake
 
 OURS, STOCK = "workers.broker:Transport", "kombu.transport.redis:Transport"
 NO_LIMIT = 0
@@ -254,6 +256,126 @@ def test_half_of_what_waits_is_left_to_others_unless_it_is_little(
         sizes.append(listener.listen())
 
     assert [size for size in sizes if size] == [21, 11, 9]
+
+
+# -- under Celery's hub ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub() -> Iterator[Any]:
+    """A hub whose waits end at once: something is always there to be read."""
+    hub, busy = Hub(), Wake()
+    busy.set()
+    hub.add_reader(busy.fileno(), lambda: None)
+    yield hub
+    hub.close()
+
+
+def register(listener: Listener, hub: Any) -> None:
+    """As Celery's consumer does for each connection that it makes."""
+    listener.channel.connection.register_with_event_loop(listener.connection.connection, hub)
+
+
+def turn_until(hub: Any, reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < deadline
+        hub.run_once()
+
+
+def turn_until_heard(hub: Any, listener: Listener, count: int) -> None:
+    turn_until(hub, lambda: len(listener.heard) == count)
+
+
+def test_what_is_known_to_wait_comes_with_the_same_command_by_which_what_ended_is_struck_off(
+    opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any, name: str
+) -> None:
+    send(range(60))
+    listener = opens(prefetch=5)
+    register(listener, hub)
+    turn_until_heard(hub, listener, 5)
+    redis.config_resetstat()
+
+    for ended in range(0, 55, 5):
+        for message in listener.heard[ended : ended + 5]:
+            message.ack()
+        hub.run_once()
+        assert (len(listener.heard), held(redis), waiting(redis, name)) == (ended + 10, 5, 50 - ended)
+
+    calls = {command: told["calls"] for command, told in redis.info("commandstats").items()}
+    assert listener.bodies == list(range(60))
+    assert calls["cmdstat_evalsha"] == 11
+    assert "cmdstat_brpop" not in calls
+
+
+def test_what_ended_is_struck_off_with_the_next_message_that_comes(
+    opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any
+) -> None:
+    listener = opens()
+    register(listener, hub)
+    for number in range(5):
+        send(range(number, number + 1))
+        turn_until_heard(hub, listener, number + 1)
+        assert held(redis) <= 2
+        listener.heard[-1].ack()
+
+    turn_until(hub, lambda: held(redis) == 0)  # nothing comes any more
+
+
+def test_messages_of_a_higher_priority_come_first_of_what_waits(
+    opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any
+) -> None:
+    send(range(20), priority=3)
+    listener = opens(prefetch=4)
+    register(listener, hub)
+    turn_until_heard(hub, listener, 4)
+    send(range(20, 22), priority=0)
+
+    for message in listener.heard[:4]:
+        message.ack()
+    turn_until_heard(hub, listener, 8)
+
+    assert listener.bodies == [0, 1, 2, 3, 20, 21, 4, 5]
+
+
+def test_nothing_of_a_connection_stays_with_the_hub_when_it_is_closed(opens: Opens, hub: Any) -> None:
+    for _ in range(3):
+        listener = opens()
+        register(listener, hub)
+        hub.run_once()
+        listener.connection.release()
+
+    entries = [entry for _, _, entry in hub.timer._queue if not entry.canceled]
+    assert not hub.on_tick
+    assert not [entry for entry in entries if entry.fun.__name__ == "flush"]
+
+
+def test_a_connection_registered_again_is_asked_once(opens: Opens, hub: Any) -> None:
+    listener = opens()
+    for _ in range(3):
+        register(listener, hub)
+
+    assert len(hub.on_tick) == 1
+    assert len([entry for _, _, entry in hub.timer._queue if entry.fun.__name__ == "flush" and not entry.canceled]) == 1
+
+
+def test_a_redis_that_refuses_the_script_is_asked_by_other_commands(
+    opens: Opens, send: Callable[..., None], redis: "Redis", url: str, hub: Any
+) -> None:
+    redis.acl_setuser("plain", enabled=True, passwords=["+secret"], keys=["*"], channels=["*"], commands=["+@all"])
+    send(range(20))
+    listener = opens(at=f"redis://plain:secret@{url.rpartition('@')[2]}", prefetch=4)
+    register(listener, hub)
+    turn_until_heard(hub, listener, 4)
+    redis.acl_setuser("plain", commands=["-@scripting"], enabled=True)
+
+    for ended in range(0, 16, 4):
+        for message in listener.heard[ended : ended + 4]:
+            message.ack()
+        turn_until_heard(hub, listener, ended + 8)
+
+    assert listener.bodies == list(range(20))
+    assert held(redis) == 4
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

@@ -56,6 +56,22 @@ def test_a_stock_worker_and_ours_share_a_queue_and_each_task_runs_once(
     assert traces.redis.exists("unacked", "unacked_index", QUEUE) == 0
 
 
+def test_a_worker_that_starts_on_a_full_redis_works_once_there_is_room(
+    start: StartWorker, send: Sender, traces: Traces
+) -> None:
+    for number in range(5):
+        send("note", "ran", str(number))
+    traces.redis.config_set("maxmemory", 1)
+    worker = start(QUEUE, 5, POOL_LIFESPAN="silent")
+    eventually(lambda: "used memory > 'maxmemory'" in worker.log.read_text())
+
+    traces.redis.config_set("maxmemory", 0)
+
+    assert sorted(traces.take("ran", 5)) == ["0", "1", "2", "3", "4"]
+    eventually(lambda: unacknowledged(traces, QUEUE) == 0)
+    assert worker.stop(signal.SIGTERM) == 0
+
+
 def test_a_worker_outlives_a_restart_of_redis_and_acknowledges_what_comes_after(
     valkey: Valkey, start: StartWorker, send: Sender, traces: Traces
 ) -> None:
