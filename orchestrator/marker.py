@@ -9,6 +9,7 @@ another end. Waking too often does no harm.
 
 import asyncio
 import threading
+from typing import NoReturn
 
 import structlog
 from redis.asyncio import Redis
@@ -16,10 +17,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from orchestrator import orphans
 from orchestrator.db import Database
+from orchestrator.events.line import Shared, pack
 
 log = structlog.get_logger(__name__)
 
 KEY = "assistantd:marker"
+GLANCE = pack("GET", KEY) + pack("INFO", "server")
 UNNAMED = b"?"
 """A server that does not say who it is: only an empty one is noticed then."""
 PATIENCE = 2.0
@@ -28,13 +31,24 @@ PATIENCE = 2.0
 
 async def keep_marker(database: Database, redis: Redis, interval: float, reconnected: threading.Event) -> None:
     """Look every now and then, without an end; while Redis is known to be away there is nothing to see."""
+    line = Shared(redis, PATIENCE)
+    try:
+        await _keep(database, redis, line, interval, reconnected)
+    finally:
+        await line.close()
+
+
+async def _keep(
+    database: Database, redis: Redis, line: Shared, interval: float, reconnected: threading.Event
+) -> NoReturn:
     while True:
         await asyncio.sleep(interval)
         if database.publisher.away:
             continue
         try:
             async with asyncio.timeout(PATIENCE):
-                await look(database, redis, reconnected)
+                if reconnected.is_set() or not await _same(line):
+                    await look(database, redis, reconnected)
         except (RedisError, OSError, TimeoutError) as error:
             log.debug("marker_not_seen", error=repr(error))
         except Exception as error:  # the database's trouble, say: the next look tries again
@@ -60,6 +74,12 @@ async def look(database: Database, redis: Redis, reconnected: threading.Event) -
     await redis.set(KEY, server)
     log.info("waiting_runs_woken", count=woken, emptied=marker is None, restarted=marker not in (None, server))
     return woken
+
+
+async def _same(line: Shared) -> bool:
+    """Whether the server is the one that the key names; not, if it does not say."""
+    marker, server = await line.ask(GLANCE, 2)
+    return isinstance(marker, bytes) and isinstance(server, bytes) and b"run_id:%b\r\n" % marker in server
 
 
 async def _server(redis: Redis) -> bytes:

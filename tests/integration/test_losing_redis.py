@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from sqlmodel import col
 
 from orchestrator import assistants, broker, db, ids, marker, resources, threads
+from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.embedded.valkey import Valkey
 from orchestrator.events import frames
@@ -255,6 +256,39 @@ async def test_what_waits_is_woken_when_redis_is_another_than_it_was(
     again.set()
     assert await woken()  # the broker's connection was lost
     assert not await woken()
+    await scene.cancel(run)
+
+
+async def test_who_keeps_the_marker_wakes_what_waits_when_redis_was_emptied_or_restarted(
+    bare: Resources, project_id: str, other: tuple[Valkey, Redis]
+) -> None:
+    valkey, redis = other
+    async with bare.database.transaction() as session:
+        assistant = await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))
+        thread = await threads.create(session, project_id, None)
+    scene = Scene(bare, project_id, thread.id, assistant.id)
+    run = await scene.create()
+
+    async def woken() -> None:
+        due = sa.select(col(Run.wake_at) <= sa.func.now()).where(col(Run.id) == run.id)
+        async with asyncio.timeout(60):
+            while True:
+                async with bare.database.transaction() as session:
+                    if (await session.execute(due)).scalar_one():
+                        return
+                await asyncio.sleep(0.01)
+
+    later = sa.func.now() + sa.text("interval '1 hour'")
+    await scene.set_(run, wake_at=later)
+    async with background(marker.keep_marker(bare.database, redis, 0.01, threading.Event()), "marker"):
+        await woken()  # never seen before
+        await scene.set_(run, wake_at=later)
+        await redis.flushall()
+        await woken()
+        await scene.set_(run, wake_at=later)
+        valkey.stop()
+        valkey.start()
+        await woken()
     await scene.cancel(run)
 
 
