@@ -13,7 +13,7 @@ from bench.limits import at_once, limits
 from bench.limits_postgres import postgres
 from bench.limits_tokens import tokens
 from bench.peers import peers
-from bench.report import RESULTS, ROOT, Options, Scenario, append, show
+from bench.report import RESULTS, ROOT, Options, Scenario, append, progress, show
 from bench.requests import requests
 from bench.scaling import scaling
 from bench.stalled import stalled
@@ -41,14 +41,18 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run what was asked for. What was started ends with it, and folders go, also when it is stopped."""
     options, names = _options()
     allow_many()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started ends, and folders go
-    for name in names:
-        for table in SCENARIOS[name](options):
-            show(table)
-            append(table, options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        for name in names:
+            progress(f"{name}: starts what it measures")
+            for table in SCENARIOS[name](options):
+                show(table)
+                append(table, options)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _options() -> tuple[Options, list[str]]:
@@ -66,6 +70,8 @@ def _options() -> tuple[Options, list[str]]:
     parser.add_argument("--synchronous-commit", choices=["on", "off"], default="on", help="of Postgres")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the processes")
     given = parser.parse_args()
+    if "compare" in given.names and not given.against:
+        parser.error("compare needs the tree to compare with: --against TREE")
     options = Options(
         quick=given.quick,
         results=given.results,
@@ -74,7 +80,11 @@ def _options() -> tuple[Options, list[str]]:
         synchronous_commit=given.synchronous_commit == "on",
         environment=dict(_pair(text) for text in given.set),
     )
-    return options, list(SCENARIOS) if "all" in given.names else given.names
+    return options, _all(options) if "all" in given.names else given.names
+
+
+def _all(options: Options) -> list[str]:
+    return [name for name in SCENARIOS if name != "compare" or options.against]
 
 
 def _pair(text: str) -> tuple[str, str]:

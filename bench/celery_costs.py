@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from bench import limits_ground
 from bench.limits_ground import Child, Ground
-from bench.report import Options, Row, Table, us
+from bench.report import Options, Row, Table, progress, us
 from orchestrator import queue
 
 TASK = "bench.empty"
@@ -102,7 +102,9 @@ def celery_costs(options: Options) -> Iterator[Table]:
     """CPU of an empty Celery task, and of enqueuing one, beside what Celery does by itself."""
     rounds, share = (1, 4) if options.quick else (3, 1)
     with limits_ground.running(options) as ground:
+        progress("celery: empty tasks")
         tasks = _empty_tasks(ground, CALLS // share, rounds)
         yield Table("celery", "An empty task", _compared(tasks, "CPU a task, µs"), "the same pool, two transports")
+        progress("celery: enqueuing")
         calls = _enqueuing(ground, CALLS // share, rounds)
         yield Table("celery", "To enqueue a task, ten at once", _compared(calls, "CPU a call, µs"))

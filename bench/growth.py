@@ -16,7 +16,7 @@ from bench import growth_rows, limits_ground, limits_rows
 from bench.calls import Job
 from bench.limits_ground import Ground
 from bench.load import Generator, Load
-from bench.report import Options, Row, Table, us
+from bench.report import Options, Row, Table, progress, us
 from bench.stack import KEY
 
 LENGTHS = (10, 100, 1000, 100_000)
@@ -117,6 +117,7 @@ def _threads(growth: Growth, options: Options) -> list[Row]:
     growth.runs_on(threads[LENGTHS[0]], 3)()  # warms up
     rows: list[Row] = []
     for length, known in threads.items():
+        progress(f"growth: threads of {length:,} messages")
         pages = [f"/threads/{thread}/messages" for thread in known]
         first = [f"{page}?order=asc" for page in pages]
         costs = {
@@ -144,6 +145,7 @@ def _table(growth: Growth, options: Options) -> list[Row]:
     for count in (0, OLD // (5 if options.quick else 1)):
         if count:
             asyncio.run(_fill(growth.ground, count))
+        progress(f"growth: {count:,} runs in the table")
         costs = {}
         for name, operation in operations.items():
             costs[name] = growth.cost(operation, rounds)

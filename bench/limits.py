@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from bench import limits_ground, limits_rows
 from bench.limits_ground import Child, Ground
 from bench.limits_rows import Seeded
-from bench.report import Options, Row, Table
+from bench.report import Options, Row, Table, progress
 
 MARKER = "assistantd:marker"
 
@@ -171,6 +171,7 @@ def _limits(options: Options, title: str, names: tuple[str, ...], clients: tuple
     note = "medians of interleaved turns; every run was looked at afterwards"
     with limits_ground.running(options) as ground:
         for name in names:
+            progress(f"limits: {name}")
             yield Table(
                 "limits", f"{title}: {name}", asyncio.run(_scenario(ground, name, clients, rounds, share)), note
             )

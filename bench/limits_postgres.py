@@ -16,7 +16,7 @@ import orjson
 from bench import limits_ground, limits_rows
 from bench.limits_ground import Ground
 from bench.limits_statements import Statements
-from bench.report import Options, Row, Table, us
+from bench.report import Options, Row, Table, progress, us
 
 MODEL = "bench-instant-40"
 WAYS = {"alone": 1, "together": 200}
@@ -69,7 +69,8 @@ def postgres(options: Options) -> Iterator[Table]:
     runs, rounds = (200, 1) if options.quick else (1000, 3)
     found: dict[tuple[str, bool], list[Row]] = {(way, waits): [] for waits in (True, False) for way in WAYS}
     with limits_ground.running(options) as ground:
-        for _ in range(rounds):
+        for number in range(rounds):
+            progress(f"postgres: round {number + 1} of {rounds}")
             for (way, waits), turns in found.items():
                 turns.append(asyncio.run(_turn(ground, runs, WAYS[way], waits=waits)))
     rows: list[Row] = [

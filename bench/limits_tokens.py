@@ -13,7 +13,7 @@ from bench import limits_ground
 from bench.calls import Job
 from bench.limits_ground import Ground, cpu_of
 from bench.load import Generator, Load
-from bench.report import Options, Row, Table
+from bench.report import Options, Row, Table, progress
 from bench.stack import KEY
 
 FEW, MANY = "bench-paced-20-500-50", "bench-paced-220-500-50"
@@ -81,6 +81,7 @@ def tokens(options: Options) -> Iterator[Table]:
         for who in ("publish only", "product"):
             _turn(parties, generator, who, FEW, 20)  # warms up
         for streams in STREAMS[-1:] if options.quick else STREAMS:
+            progress(f"tokens: {streams} streams")
             slopes: dict[str, list[dict[str, float]]] = {"publish only": [], "product": []}
             for _ in range(rounds):
                 for who, found in slopes.items():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from bench import peers_store
 from bench.calls import Job
 from bench.load import Generator, Load
-from bench.report import ROOT, Options, Row, Table, ms
+from bench.report import ROOT, Options, Row, Table, ms, progress
 from bench.stack import KEY, Stack, running
 from bench.throughput import warm_up
 from orchestrator.embedded.process import Process, free_port
@@ -85,8 +85,9 @@ def peers(options: Options) -> Iterator[Table]:
         addresses = {"peers' shape": _start(stack), "assistantd": stack.base_url}
         generator.share(Load(Job(addresses["peers' shape"], "streamed", KEY, INSTANT, assistant), "burst", clients=16))
         turns: dict[str, list[Row]] = {who: [] for who in addresses}
-        for _ in range(rounds):
+        for number in range(rounds):
             for who, base in addresses.items():
+                progress(f"peers: round {number + 1} of {rounds}, {who}")
                 turns[who].append(_row(generator, who, base, assistant, seconds))
         rows = [
             sorted(found, key=lambda row: float(row["runs/s, 50 clients"] or 0))[rounds // 2]

@@ -1,7 +1,9 @@
 """The parts that benches measure with: a model that official clients understand, a listener that counts torn tokens."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import openai
@@ -9,8 +11,10 @@ import orjson
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+import bench.__main__ as command
 from bench.client import CHAT, Client, Connection
 from bench.model_server import Server
+from bench.report import Options, Table
 from bench.scripts import FUNCTION, UnknownScriptError, script, seconds_of
 
 STREAMED = {"stream": True, "messages": [{"role": "user", "content": "Hello"}]}
@@ -114,3 +118,38 @@ def test_a_script_is_as_long_as_its_name_says() -> None:
     assert [round(second, 3) for second in seconds_of("bench-2s")] == [0.04, 2.0]
     with pytest.raises(UnknownScriptError):
         script("gpt-4o", 0)
+
+
+def test_a_comparison_with_nothing_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "compare", "--quick"])
+
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+
+    assert "--against TREE" in capsys.readouterr().err
+
+
+def test_a_bench_that_is_interrupted_ends_what_it_started_and_says_so_in_its_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = []
+
+    def interrupted(_options: Options) -> Iterator[Table]:
+        """Begins, and is interrupted."""
+        try:
+            yield from ()
+            raise KeyboardInterrupt
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(sys, "argv", ["bench", "limits"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command, "allow_many", lambda: None)
+    monkeypatch.setitem(command.SCENARIOS, "limits", interrupted)
+
+    with pytest.raises(SystemExit, match="130"):
+        command.main()
+
+    assert ended
