@@ -20,6 +20,7 @@ from orchestrator.migrate import migrate
 from orchestrator.settings import Settings
 from tests import wiretap
 from tests.fakes.model_control import RemoteModelServer
+from tests.integration.clusters import postgres_on
 
 ROOT = Path(__file__).parents[1]
 NARROW = 2000
@@ -102,7 +103,7 @@ class Stack:
 def running(folder: Path, *, tapped: bool = True) -> Iterator[Stack]:
     """Database, broker and model server, the schema in place; the caller starts API and workers."""
     with ExitStack() as stack:
-        postgres = Postgres(folder / "postgres", durable=False)
+        postgres = Postgres(postgres_on(folder), durable=False)
         stack.callback(postgres.stop)
         valkey = Valkey(folder / "valkey", durable=False)
         stack.callback(valkey.stop)
