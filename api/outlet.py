@@ -19,24 +19,29 @@ EXTENSION: Final = "assistantd.outlet"
 class Outlet:
     """Where the body of one response may be written at once. Ask `open` before each `write`."""
 
+    __slots__ = ("_cycle", "_flow", "_leaves", "_write")
+
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._flow = cycle.flow
-        self._transport = cycle.transport
+        self._leaves = cycle.transport.is_closing
+        self._write = cycle.transport.write
 
     @property
     def open(self) -> bool:
         """Whether the response is under way, and its client takes what it is sent."""
         cycle = self._cycle
-        return bool(
-            cycle.chunked_encoding
-            and not (self._flow.write_paused or cycle.disconnected or cycle.response_complete)
-            and not self._transport.is_closing()
+        return not (
+            self._flow.write_paused
+            or cycle.disconnected
+            or cycle.response_complete
+            or not cycle.chunked_encoding
+            or self._leaves()
         )
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body behind all that was sent."""
-        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class OutspokenProtocol(HttpToolsProtocol):

@@ -4,6 +4,8 @@
              ▲                                                          │
              └───────── a number is missing, or the buffer ran over ◀───┘
 
+The stream may be behind what is told: where something is missing, it is read a moment later (see `tails`).
+
 A run is at rest in `requires_action` and in every terminal status. Pub/sub may lose messages and Redis may lose
 streams: frames are numbered, so a gap is seen and read again, and a silent or empty stream is checked against Postgres,
 whose outcome closes it. Where frames are lost for good nothing is relayed behind the hole: once the run is at rest, the
@@ -27,7 +29,7 @@ from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-PAGE = 500
+PAGE = 100
 """Stream entries read at once."""
 
 ON_ITS_WAY = 0.2
@@ -70,6 +72,7 @@ class Follower:
                     return
                 except (RedisError, OSError, TimeoutError) as error:
                     log.warning("stream_interrupted", run_id=run_id, error=repr(error))
+                    listener.hear(None)
                     yield PING
                     if closing := await self._outcome(run_id, listener.heard, True):
                         yield closing

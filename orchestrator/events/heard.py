@@ -64,6 +64,8 @@ class Heard:
     the run ended, if that was told behind a hole: all that is left of a run that was deleted.
     """
 
+    __slots__ = ("_open", "_size", "_torn", "_uncounted", "answered", "end", "ended", "hole", "resumed", "whole")
+
     def __init__(self, after: Cursor, answered: str | None = None) -> None:
         self.whole = after.seq == 0
         self.resumed = self.whole and after != START

@@ -30,6 +30,9 @@ Answers = list[Json]
 """To each command one; a `hiredis.ReplyError` where Redis refused it."""
 
 
+Unasked = hiredis.PushNotification
+
+
 def pack(*words: str | bytes | int) -> bytes:
     """A command as it goes over a line. Raises ValueError for text that is no Unicode."""
     packed: bytes = hiredis.pack_command(cast("Json", words))  # its stub knows commands of one word only
@@ -94,14 +97,14 @@ class Line(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
+        gets, hear, answer = self._reader.gets, self._hear, self._answer
         try:
             self._reader.feed(data)
-            while (said := self._reader.gets()) is not Ellipsis:
-                if type(said) is hiredis.PushNotification:
-                    if self._hear is not None:
-                        self._hear(said)
-                else:
-                    self._answer(said)
+            while (said := gets()) is not Ellipsis:
+                if type(said) is not Unasked:
+                    answer(said)
+                elif hear is not None:
+                    hear(said)
         except Exception as error:
             self._lose(error if isinstance(error, RedisError) else ConnectionLost(repr(error)))
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from orchestrator.events import frames
 from orchestrator.events.frames import Cursor
 from orchestrator.events.heard import Heard
+from orchestrator.events.tails import LAG
 
 PING = b": ping\n"
 """A comment, without an empty line: after an `id:`, official clients would take that for an event without data."""
@@ -20,6 +21,11 @@ BUFFER = 1000
 TOGETHER = 64 * 1024
 """Bytes of deltas that are relayed at once, at most, where several messages wait."""
 DELTA = b"\nevent: thread.message.delta\n"
+NEXT = b"id: %d-%d" + DELTA
+SETTLED = LAG + 0.25
+"""Seconds after which what was published is in the stream, unless its writer is lost, or late: then the next look finds
+it.
+"""
 
 
 class Outlet(Protocol):
@@ -39,26 +45,68 @@ class Listener:
 
     `cursor` is the place of the last frame that was heard, `at_rest` whether the run stood still with it, `ended`
     whether there is nothing more to be heard.
+
+    The stream may lack deltas that were published last. A listener that has just begun to listen, or has missed
+    messages, does not know those either: it is sure again once it hears the next one, or has read the stream later.
     """
 
+    __slots__ = (
+        "_alarm",
+        "_attempt",
+        "_blind",
+        "_heard_at",
+        "_last",
+        "_loop",
+        "_lost",
+        "_outlet",
+        "_seq",
+        "_silence",
+        "_sure_at",
+        "_unsure",
+        "_waiter",
+        "_waiting",
+        "at_rest",
+        "ended",
+        "heard",
+    )
+
     def __init__(self, after: Cursor, answered: str | None, silence: float, outlet: Outlet | None = None) -> None:
-        self.cursor = after
+        self._attempt, self._seq = after
         self.heard = Heard(after, answered)
         self.at_rest = False
         self.ended = False
         self._silence = silence
         self._outlet = outlet
         self._last = "thread.run.created"
+        self._blind = after.seq > 0  # what the last event was, only its client knows
         self._waiting: deque[bytes] = deque()
         self._lost = False
+        self._sure_at = 0.0
+        """When the stream has what was missed, in the loop's time."""
+        self._unsure = False
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bool] | None = None
         self._heard_at = 0.0
         self._alarm: asyncio.TimerHandle | None = None
 
+    @property
+    def cursor(self) -> Cursor:
+        """Where the listener is. (Two numbers inside: a new cursor for each delta costs more than all else here.)"""
+        return Cursor(self._attempt, self._seq)
+
     def hear(self, batch: bytes | None) -> None:
         """Take a message; None, or one too many, means that the stream must be read again."""
-        if batch is not None and self._outlet is not None and self._passes(batch, self._outlet):
+        waiter, outlet = self._waiter, self._outlet
+        if (
+            batch is not None
+            and outlet is not None
+            and waiter is not None
+            and not waiter.done()  # its client was given all that there was
+            and outlet.open
+            and self._takes(batch)
+        ):
+            self._heard_at = self._loop.time()
+            outlet.write(batch)
             return
         if batch is None or len(self._waiting) >= BUFFER:
             self._lost = True
@@ -69,24 +117,28 @@ class Listener:
 
     def forget(self) -> None:
         """Start afresh: the stream is about to be read."""
-        self._lost = False
+        now = self._loop.time()
+        if self._lost or not self._sure_at:
+            self._sure_at = now + SETTLED
+        self._lost, self._unsure = False, now < self._sure_at
 
     def fresh(self, batch: bytes) -> bytes:
         """The part of a batch that is new to this listener and may be relayed; the cursor moves behind the batch.
 
         The batch comes from the stream, or follows the cursor: what is missing before it is lost.
         """
-        first, last = frames.first_cursor(batch), frames.last_cursor(batch)
-        if last <= self.cursor:
+        first, last, here = frames.first_cursor(batch), frames.last_cursor(batch), self.cursor
+        if last <= here:
             return b""
         if self._misses(first):
             self.heard.hole = True
-        if first <= self.cursor:
-            batch = b"".join(frame for cursor, frame in frames.split(batch) if cursor > self.cursor)
-        if last.attempt != self.cursor.attempt:
+        if first <= here:
+            batch = b"".join(frame for cursor, frame in frames.split(batch) if cursor > here)
+        if last.attempt != here.attempt:
             self.heard.next_attempt(self._last)
-        self.cursor = last
+        self._attempt, self._seq = last
         self._last = frames.last_event(batch)
+        self._blind = False
         self.at_rest = self._last in frames.RESTING
         return self.heard.follow(batch)
 
@@ -96,21 +148,19 @@ class Listener:
         """
         while not (self._lost or self.ended):
             if not self._waiting:
-                if await self._silent():
+                if await self._behind():
+                    break
+                if not self._waiting and await self._silent():
                     self._lost = True
                     return PING
             elif self._takes(self._waiting[0]):
+                self._unsure = False
                 return self._deltas()
-            else:
-                batch = self._waiting.popleft()
-                if self._misses(frames.first_cursor(batch)):
-                    break
-                fresh = self.fresh(batch)
-                if self.at_rest:
-                    self.ended = not self.heard.hole
-                    self._lost = not self.ended
-                if fresh:
-                    return fresh
+            elif self._misses(frames.first_cursor(self._waiting[0])):
+                await self._settled()
+                break
+            elif fresh := self._following():
+                return fresh
         return b""
 
     def close(self) -> None:
@@ -118,20 +168,42 @@ class Listener:
         if self._alarm is not None:
             self._alarm.cancel()
 
-    def _passes(self, batch: bytes, outlet: Outlet) -> bool:
-        """Whether the client was given it at once, behind all that there was."""
-        if self._waiter is None or self._waiter.done() or not outlet.open or not self._takes(batch):
-            return False
-        self._heard_at = self._loop.time()
-        outlet.write(batch)
-        return True
-
     def _deltas(self) -> bytes:
         """The batch that was taken, and those that follow it as simply: a busy process sends them together."""
         taken = self._waiting.popleft()
         while self._waiting and len(taken) < TOGETHER and self._takes(self._waiting[0]):
             taken += self._waiting.popleft()
         return taken
+
+    def _following(self) -> bytes:
+        """What is new of the next message, behind which nothing is missing."""
+        self._unsure = False
+        fresh = self.fresh(self._waiting.popleft())
+        if self.at_rest:
+            self.ended = not self.heard.hole
+            self._lost = not self.ended
+        return fresh
+
+    async def _behind(self) -> bool:
+        """Whether the stream is to be read once more: after a wait, unless the next message comes before that."""
+        if not (self._unsure and (self._blind or self._last == "thread.message.delta")):
+            return False
+        before = self.cursor
+        self._waiter = self._loop.create_future()
+        alarm = self._loop.call_at(self._sure_at, self._wake)
+        try:
+            await self._waiter
+        finally:
+            alarm.cancel()
+        self._unsure = self.cursor == before  # otherwise the outlet was given what came next
+        return self._lost or (self._unsure and not self._waiting)
+
+    async def _settled(self) -> None:
+        """Wait until what is missing before a message is in the stream."""
+        now = self._loop.time()
+        if now >= self._sure_at:  # it was missed since then
+            self._sure_at = now + SETTLED
+        await asyncio.sleep(self._sure_at - now)
 
     async def _silent(self) -> bool:
         """Wait for more; whether nothing came for so long that it must be asked why."""
@@ -143,24 +215,23 @@ class Listener:
 
     def _takes(self, batch: bytes) -> bool:
         """Whether a batch is what comes next, and deltas of a message only: then it is heard, and relayed as it is."""
-        attempt, seq = self.cursor
-        if not batch.startswith(b"id: %d-%d%b" % (attempt, seq + 1, DELTA)) or self.heard.hole:
+        seq = self._seq + 1
+        if not batch.startswith(NEXT % (self._attempt, seq)) or self.heard.hole:
             return False
-        if batch.find(b"\n\nid: ") < 0:
-            self.cursor = Cursor(attempt, seq + 1)
-        elif batch.count(b"\nevent: ") == batch.count(DELTA):
-            self.cursor = frames.last_cursor(batch)
-        else:
-            return False
+        if batch.find(b"\n\nid: ") >= 0:  # several
+            if batch.count(b"\nevent: ") != batch.count(DELTA):
+                return False
+            _, seq = frames.last_cursor(batch)
+        self._seq = seq
         self._last, self.at_rest = "thread.message.delta", False
         self.heard.add(batch)
         return True
 
     def _misses(self, first: Cursor) -> bool:
         """Whether something is missing before a frame."""
-        if first.attempt == self.cursor.attempt:
-            return first.seq > self.cursor.seq + 1
-        return first.attempt > self.cursor.attempt and first.seq > 1
+        if first.attempt == self._attempt:
+            return first.seq > self._seq + 1
+        return first.attempt > self._attempt and first.seq > 1
 
     def _wake(self, silent: bool = False) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,9 +1,9 @@
 """Sends what happened: one writer per process carries all runs' frames, wake-ups and signals to Redis.
 
-Whatever waits is sent in one round trip: frames of a run travel together as one stream entry and one message of the
-same bytes. The first thing after a pause leaves at once; what follows may wait `event_window` for company. What a run
-begins or ends with, and wake-ups, wait only behind others of their kind. Frames always go before wake-ups of the same
-batch, so a worker never publishes ahead of the transition that woke it.
+Whatever waits is sent in one round trip: frames of a run travel together as one message, and are appended to its
+stream, most deltas a little later (see `tails`). The first thing after a pause leaves at once; what follows may wait
+`event_window` for company. What a run begins or ends with, and wake-ups, wait only behind others of their kind. Frames
+always go before wake-ups of the same batch, so a worker never publishes ahead of the transition that woke it.
 
 Redis holds nothing that Postgres does not know, and may be away, or refuse to be written to. Then what could not be
 sent waits, within bounds, and is sent in order once Redis is back. Some of it may have arrived: the stream refuses ids
@@ -13,7 +13,7 @@ client waits for a Redis that is away.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import hiredis
@@ -21,16 +21,14 @@ import structlog
 from redis.asyncio import Redis
 
 from orchestrator.background import background
-from orchestrator.events import frames
 from orchestrator.events.backlog import Backlog, Batch
 from orchestrator.events.frames import Frame
 from orchestrator.events.line import Answers, Shared, pack
+from orchestrator.events.tails import Attempt, Tails
 from orchestrator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-ENTRIES = 20_000
-"""Entries that a run's stream keeps."""
 SLICE = 1024 * 1024
 """Bytes of frames in one round trip."""
 WAKEUPS = 10_000
@@ -46,14 +44,9 @@ CANCELS = "runs:cancel"
 REFUSALS = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "NOPERM", "NOAUTH")
 """What Redis says while it takes no writes; what else it refuses would be refused again."""
 
-STRING = b"$%d\r\n%b\r\n"
-XADD = STRING.join((b"*8\r\n$4\r\nXADD\r\n", pack("MAXLEN", "~", ENTRIES)[4:], pack("f")[4:], b""))
-PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n" + STRING + STRING
-"""Packed commands with places for a key, an id and data: packing these two anew for each delta takes longer."""
-
 
 def stream_key(run_id: str) -> str:
-    """The Redis key of a run's event stream; also the channel on which the same bytes are published."""
+    """The Redis key of a run's event stream; also the channel on which the same frames are published."""
     return f"run:{run_id}:events"
 
 
@@ -69,8 +62,10 @@ class Publisher:
         self._line = Shared(redis, settings.redis_timeout)
         self._window = settings.event_window
         self._timeout = settings.redis_timeout
-        self._ttl = settings.run_lifetime + settings.event_ttl
         self._frames = Backlog()
+        self._firm: set[Attempt] = set()
+        """Attempts of which more than deltas wait."""
+        self._tails = Tails(stream_key, settings.run_lifetime + settings.event_ttl)
         self._pushes: deque[tuple[str, bytes]] = deque(maxlen=WAKEUPS)
         self._signals: deque[tuple[str, str]] = deque(maxlen=WAKEUPS)
         self._wanted = asyncio.Event()
@@ -80,6 +75,7 @@ class Publisher:
         self._last = 0.0
         self._hastened = 0.0
         self._pause = 0.0
+        self._reminder: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Publisher"]:
@@ -91,11 +87,14 @@ class Publisher:
                 yield self
             finally:
                 await self._empty()
+        if self._reminder is not None:
+            self._reminder.cancel()
         await self._line.close()
 
     def frame(self, frame: Frame) -> None:
         """Publish a frame soon. Frames of one run keep their order."""
         self._frames.add(frame)
+        self._firm.add((frame.run_id, frame.cursor.attempt))
         self._wanted.set()
         self._hasten()
 
@@ -135,6 +134,9 @@ class Publisher:
         await asyncio.shield(self._sent)
 
     async def _empty(self) -> None:
+        self._tails.hurry()
+        if self._tails.due() is not None:
+            self._wanted.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 while self._wanted.is_set() or self._sending.locked():
@@ -152,6 +154,13 @@ class Publisher:
             async with self._sending:
                 await self._send()
             self._last = loop.time()
+            if self._reminder is None and (due := self._tails.due()) is not None:
+                self._reminder = loop.call_at(due, self._remind)
+
+    def _remind(self) -> None:
+        """Something has waited long enough to be appended."""
+        self._reminder = None
+        self._wanted.set()
 
     def _hasten(self) -> None:
         """Send without waiting for company, once a window: else a busy process would send everything alone."""
@@ -177,7 +186,7 @@ class Publisher:
             trouble = await self._attempt(batches, [], [])
             self._note(trouble)
             if trouble is not None:
-                self._give_back(batches, [], [])
+                self._give_back([], [])
             return
         pushes, self._pushes = list(self._pushes), deque(maxlen=WAKEUPS)
         signals, self._signals = list(self._signals), deque(maxlen=WAKEUPS)
@@ -185,11 +194,13 @@ class Publisher:
         trouble = await self._attempt(batches, pushes, signals)
         self._note(trouble)
         if trouble is not None:
-            self._give_back(batches, pushes, signals)
+            self._give_back(pushes, signals)
         if sent is not None and not sent.done():
             sent.set_result(None)
 
-    def _give_back(self, batches: list[Batch], pushes: list[tuple[str, bytes]], signals: list[tuple[str, str]]) -> None:
+    def _give_back(self, pushes: list[tuple[str, bytes]], signals: list[tuple[str, str]]) -> None:
+        batches = self._tails.taken_back()
+        self._firm.update((batch[0].run_id, batch[0].cursor.attempt) for batch in batches)
         self._frames.give_back(batches)
         self._pushes = deque((*pushes, *self._pushes), maxlen=WAKEUPS)
         self._signals = deque((*signals, *self._signals), maxlen=WAKEUPS)
@@ -202,8 +213,9 @@ class Publisher:
         try:
             # Messages of what cannot be kept would be heard again and again.
             commands = [pack("SET", PROBE, b"", "EX", 60)] if self.away else []
-            for batch in batches:
-                commands += self._appended(batch)
+            commands += self._tails.commands(batches, self._firm, asyncio.get_running_loop().time())
+            if not len(self._frames):  # otherwise some of theirs may be to come
+                self._firm.clear()
             commands += [pack("LPUSH", *push) for push in pushes]
             commands += [pack("PUBLISH", *signal) for signal in signals]
             return _refusal(await self._line.ask(b"".join(commands), len(commands))) if commands else None
@@ -220,15 +232,6 @@ class Publisher:
             log.info("redis_back", frames=len(self._frames))
         self.away, self._slow = trouble is not None, False
         self._pause = min(max(2 * self._pause, RETRIES[0]), RETRIES[1]) if self.away else 0.0
-
-    def _appended(self, batch: Batch) -> Iterator[bytes]:
-        key = stream_key(batch[0].run_id).encode()
-        data = batch[0].data if len(batch) == 1 else b"".join([frame.data for frame in batch])
-        place = b"%d-%d" % batch[-1].cursor
-        yield XADD % (len(key), key, len(place), place, len(data), data)
-        yield PUBLISH % (len(key), key, len(data), data)
-        if batch[0].cursor.seq == 1 or frames.rests(data):  # the end, too: Redis may lose a key
-            yield pack("EXPIRE", key, self._ttl)
 
 
 def _refusal(answers: Answers) -> str | None:

@@ -38,6 +38,8 @@ AGAIN, AT_ONCE = 0.2, 0.01
 class _Channel:
     """Who listens to it, and who waits until the subscription stands."""
 
+    __slots__ = ("callbacks", "confirmed", "name", "waiting")
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.callbacks: tuple[Callback, ...] = ()

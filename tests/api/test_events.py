@@ -80,6 +80,21 @@ def test_a_client_that_comes_back_midway_hears_each_delta_once(http: Http, model
         assert [delta["delta"]["content"][0]["text"]["value"] for delta in said] == [f"word{n} " for n in range(20)]
 
 
+def test_a_client_that_comes_back_again_and_again_while_words_flow_hears_each_event_once(http: Http) -> None:
+    run = http.start("[[tokens=80 delay=0.02]]")
+    heard: list[Event] = []
+    while not heard or heard[-1].name != "done":
+        lines: list[str] = []
+        last = {"Last-Event-ID": heard[-1].id or ""} if heard else {}
+        with http.streaming(f"{path_of(run)}/events", headers=last) as coming:
+            while lines.count("") < 12 and (line := next(coming, None)) is not None:
+                lines.append(line)
+        heard += parse("\n".join([*lines, ""]))
+
+    check_stream(heard)
+    assert heard == http.follow(run)
+
+
 @pytest.mark.parametrize("wrong", ["x", "1", "1-", "-1", "1-2-3", "1-x", "١-٢", "9" * 100, f"{2**63}-1", f"1-{10**30}"])
 def test_a_wrong_last_event_id_is_refused(http: Http, wrong: str) -> None:
     run = http.finish("Hi")
