@@ -10,6 +10,7 @@ number.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import orjson
@@ -86,6 +87,18 @@ class Track:
         data = _in_one_line(data)
         return Frame(self.run_id, cursor, b"id: %d-%d\nevent: %s\ndata: %s\n\n" % (*cursor, event.encode(), data))
 
+    def frames(self, events: Sequence[tuple[str, bytes]]) -> list[Frame]:
+        """The next frames, one for each event and its data, as `frame` makes them."""
+        run_id, attempt, seq = self.run_id, self.attempt, self._seq
+        made: list[Frame] = []
+        new = tuple.__new__
+        for event, data in events:
+            seq += 1
+            line = b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (attempt, seq, event.encode(), _in_one_line(data))
+            made.append(new(Frame, (run_id, new(Cursor, (attempt, seq)), line)))
+        self._seq = seq
+        return made
+
     def texts(self, message_id: str, texts: list[str], *, first: bool) -> list[Frame]:
         """The next frames: a `thread.message.delta` for each of `texts`, as `frame` and `message_delta` make them.
 
@@ -117,6 +130,8 @@ _FIRST_TEXT_END = b',"annotations":[]' + _TEXT_END
 
 
 def _in_one_line(data: bytes) -> bytes:
+    if data.isascii():
+        return data
     for character, escaped in LINE_ENDS:
         data = data.replace(character, escaped)
     return data

@@ -103,6 +103,13 @@ class Publisher:
         self._frames.extend(frames)
         self._wanted.set()
 
+    def events(self, frames: Batch) -> None:
+        """Publish some frames of one attempt, in order, as soon as single ones."""
+        self._frames.extend(frames)
+        self._firm.add((frames[0].run_id, frames[0].cursor.attempt))
+        self._wanted.set()
+        self._hasten()
+
     def push(self, queue: str, message: bytes) -> None:
         """Put a message at the end of a broker's queue, after all frames given so far."""
         self._pushes.append((queue, message))

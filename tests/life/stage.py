@@ -43,6 +43,9 @@ class Post(Publisher):
     def frames(self, frames: list[Frame]) -> None:
         self.told += frames
 
+    def events(self, frames: list[Frame]) -> None:
+        self.told += frames
+
     def push(self, queue: str, message: bytes) -> None:
         """Taken from the session instead, where it is not encoded."""
 

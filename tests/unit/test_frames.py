@@ -33,6 +33,15 @@ def test_frames_of_many_texts_are_those_that_are_made_one_by_one() -> None:
     assert orjson.loads(made[2].data.split(b"data: ")[1])["delta"]["content"][0]["text"]["value"] == texts[2]
 
 
+def test_frames_of_some_events_are_those_that_are_made_one_by_one() -> None:
+    alone, together = Track("run_1", 2), Track("run_1", 2)
+    events = [("thread.run.step.created", b'{"a":1}'), ("thread.message.created", '{"\u2028":"ü\x85"}'.encode())]
+
+    made = [*together.frames(events), together.frame("done", b"{}")]
+
+    assert made == [alone.frame(event, data) for event, data in [*events, ("done", b"{}")]]
+
+
 def test_cursors_compare_by_attempt_first() -> None:
     assert Cursor(2, 1) > Cursor(1, 99)
     assert Cursor.parse("2-10") > Cursor.parse(b"2-9")
