@@ -167,6 +167,43 @@ async def test_a_heartbeat_renews_what_the_worker_carries(bare: Resources, proje
     assert after > before
 
 
+async def test_a_heartbeat_leaves_a_fresh_lease_as_it_is_and_sees_whose_the_run_is(
+    bare: Resources, project_id: str
+) -> None:
+    run = await queued(bare, project_id)
+    await claimed(bare, run.id, "77")
+    before = (await found(bare, run.id)).lease_until
+
+    async with bare.database.transaction() as session:
+        owned = await lifecycle.renew(session, "77", [run.id], 86400.0)
+        later = (await session.get_one(Run, run.id)).lease_until
+    async with bare.database.transaction() as session:
+        again = await lifecycle.renew(session, "77", [run.id], 86400.0)
+        others = await lifecycle.renew(session, "78", [run.id], 86400.0)
+
+    assert owned == again == {run.id: (1, "in_progress")}
+    assert others == {}
+    assert before is not None
+    assert later is not None
+    assert later > before
+    assert (await found(bare, run.id)).lease_until == later
+
+
+async def test_a_heartbeat_sets_a_lease_right_that_lies_too_far_ahead(bare: Resources, project_id: str) -> None:
+    run = await queued(bare, project_id)
+    await claimed(bare, run.id, "77")
+    await set_(bare, run.id, lease_until=sa.func.now() + sa.text("interval '1 day'"))
+    far = (await found(bare, run.id)).lease_until
+
+    async with bare.database.transaction() as session:
+        await lifecycle.renew(session, "77", [run.id], LEASE)
+
+    near = (await found(bare, run.id)).lease_until
+    assert near is not None
+    assert far is not None
+    assert near < far
+
+
 async def test_a_lost_wake_up_is_sent_again_once(bare: Resources, project_id: str) -> None:
     run = await queued(bare, project_id)
     await set_(bare, run.id, wake_at=sa.func.now())
