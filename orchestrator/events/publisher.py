@@ -99,7 +99,7 @@ class Publisher:
         self._hasten()
 
     def frames(self, frames: Batch) -> None:
-        """Publish some frames of one attempt soon, in order: deltas, of which there are many."""
+        """Publish some deltas of one attempt soon, in order. Nothing else: their stream gets them later than others."""
         self._frames.extend(frames)
         self._wanted.set()
 
