@@ -88,7 +88,7 @@ class QoS(stock.QoS):
         self._ended[delivery_tag] = None
         cycle = self.channel.connection.cycle
         if cycle.looped:
-            cycle.flush_later()
+            cycle.flush_later(self.channel)
         else:
             self.flush()
 

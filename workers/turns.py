@@ -28,15 +28,27 @@ class Poller(stock.MultiChannelPoller):
     def __init__(self) -> None:
         super().__init__()
         self._hub: Json = None
-        self._due = False
+        self._due = self._wanted = False
 
     def loop_in(self, hub: Json) -> None:
         """Have the hub call us."""
         self._hub, self.looped = hub, True
 
-    def flush_later(self) -> None:
+    def flush_later(self, channel: Json) -> None:
         """Send acknowledgements soon, unless they go with messages that are taken until then."""
-        if self._hub is not None and not self._due:
+        if self._hub is None:
+            return
+        self._set_clock()
+        if not channel._in_poll and not self._wanted:  # there was no room for more, and now there may be
+            self._wanted = True
+            self._hub.call_soon(self._turn_soon)
+
+    def _turn_soon(self) -> None:
+        """Nothing but that the hub has something to call, and so does not wait: its next turn takes messages."""
+        self._wanted = False
+
+    def _set_clock(self) -> None:
+        if not self._due:
             self._due = True
             self._hub.call_later(LATER, self._see_to_it, self.takings)
 
@@ -45,7 +57,7 @@ class Poller(stock.MultiChannelPoller):
         if takings == self.takings:
             self.flush()
         elif any(channel.has_to_acknowledge for channel in self._channels):
-            self.flush_later()
+            self._set_clock()
 
     def get(self, callback: Json, timeout: float | None = None) -> None:
         """Wait for a message and deliver it, for those who have no hub."""

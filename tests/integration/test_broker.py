@@ -308,6 +308,21 @@ def test_what_is_known_to_wait_comes_with_the_same_command_by_which_what_ended_i
     assert "cmdstat_brpop" not in calls
 
 
+def test_what_ends_when_the_hub_is_about_to_wait_makes_room_at_once(
+    opens: Opens, send: Callable[..., None], hub: Any
+) -> None:
+    send(range(10))
+    listener = opens(prefetch=5)
+    register(listener, hub)
+    turn_until_heard(hub, listener, 5)
+    hub.run_once()  # what the first wait brought is seen to, and nothing is asked for
+
+    for message in listener.heard:
+        message.ack()
+
+    assert hub._ready  # whoever acknowledges that late can see that the hub must not wait
+
+
 def test_what_ended_is_struck_off_with_the_next_message_that_comes(
     opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any
 ) -> None:
