@@ -58,6 +58,7 @@ class Listener:
         "_last",
         "_loop",
         "_lost",
+        "_missing",
         "_outlet",
         "_seq",
         "_silence",
@@ -84,6 +85,8 @@ class Listener:
         self._sure_at = 0.0
         """When the stream has what was missed, in the loop's time."""
         self._unsure = False
+        self._missing: tuple[Cursor | None, float] = (None, 0.0)
+        """Behind which place something is missing, and since when there was nothing to relay."""
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bool] | None = None
         self._heard_at = 0.0
@@ -157,8 +160,7 @@ class Listener:
                 self._unsure = False
                 return self._deltas()
             elif self._misses(frames.first_cursor(self._waiting[0])):
-                await self._settled()
-                break
+                return await self._settled()
             elif fresh := self._following():
                 return fresh
         return b""
@@ -198,12 +200,21 @@ class Listener:
         self._unsure = self.cursor == before  # otherwise the outlet was given what came next
         return self._lost or (self._unsure and not self._waiting)
 
-    async def _settled(self) -> None:
-        """Wait until what is missing before a message is in the stream."""
-        now = self._loop.time()
+    async def _settled(self) -> bytes:
+        """Wait until what is missing before a message is in the stream. Returns a comment if that was looked for in
+        vain for so long that one is due: it never comes if its writer is lost, and the next has nothing to say yet.
+        """
+        now, place = self._loop.time(), self.cursor
         if now >= self._sure_at:  # it was missed since then
             self._sure_at = now + SETTLED
+        if place != self._missing[0]:
+            self._missing = (place, now)
         await asyncio.sleep(self._sure_at - now)
+        if self._loop.time() - self._missing[1] < self._silence:
+            return b""
+        self._missing = (place, self._loop.time())
+        self._lost = True
+        return PING
 
     async def _silent(self) -> bool:
         """Wait for more; whether nothing came for so long that it must be asked why."""

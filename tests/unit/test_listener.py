@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from orchestrator.events import frames
+from orchestrator.events import listener as listeners
 from orchestrator.events.frames import START, Track
-from orchestrator.events.listener import Listener
+from orchestrator.events.listener import PING, Listener
 
 
 class Paper:
@@ -108,4 +109,24 @@ async def test_nothing_is_written_behind_a_missing_delta(track: Track, paper: Pa
 
     assert await relay == b""  # the stream is to be read again
     assert paper.written == []
+    listener.close()
+
+
+async def test_comments_come_while_what_is_missing_does_not(
+    track: Track, paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "SETTLED", 0.01)
+    listener = Listener(START, None, 0.05, paper)
+    listener.hear(track.frame("thread.run.in_progress", b"{}").data)
+    assert await listener.next()
+    delta(track, "lost with its worker")
+    listener.hear(delta(track, " more"))
+    heard: list[bytes] = []
+
+    async with asyncio.timeout(60):
+        while heard.count(PING) < 2:
+            heard.append(await listener.next())
+            listener.forget()  # the stream is read again, and has nothing more
+
+    assert set(heard) == {b"", PING}
     listener.close()
