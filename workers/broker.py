@@ -52,7 +52,9 @@ class QoS(stock.QoS):
 
     if TYPE_CHECKING:  # kombu's own, of which its types do not tell
         channel: Json
+        prefetch_count: int
         _delivered: Json
+        _dirty: set[str]
         _flush: Callable[[], None]
         _quick_append: Callable[[str, Json], None]
 
@@ -109,8 +111,10 @@ class QoS(stock.QoS):
     def room(self, most: int) -> tuple[int, list[str]]:
         """How many messages may be taken, of so many, once the tags are struck off that come with the number."""
         ended = list(islice(self._ended, STRUCK))
-        room = self.can_consume_max_estimate()
-        return most if room is None else min(most, room + len(ended)), ended
+        if not self.prefetch_count:
+            return most, ended
+        known = len(self._delivered) - len(self._dirty)  # more than the limit, if that was lowered
+        return max(0, min(most, self.prefetch_count - known + len(ended))), ended
 
     def struck(self, tags: list[str]) -> None:
         """Redis knows that these are over."""

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, cast
 from uuid import uuid4
 
@@ -306,6 +307,25 @@ def test_what_is_known_to_wait_comes_with_the_same_command_by_which_what_ended_i
     assert listener.bodies == list(range(60))
     assert calls["cmdstat_evalsha"] == 11
     assert "cmdstat_brpop" not in calls
+
+
+def test_a_limit_that_was_lowered_is_reached_before_more_is_taken(
+    opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any
+) -> None:
+    send(range(60))
+    listener = opens(prefetch=20)
+    register(listener, hub)
+    turn_until_heard(hub, listener, 20)
+
+    def stands(left: int, heard: int) -> bool:
+        return (held(redis), len(listener.heard)) == (left, heard)
+
+    listener.channel.basic_qos(0, 10, False)
+
+    for ended, left, heard in ((0, 15, 20), (5, 10, 20), (10, 10, 25)):
+        for message in listener.heard[ended : ended + 5]:
+            message.ack()
+        turn_until(hub, partial(stands, left, heard))
 
 
 def test_what_ends_when_the_hub_is_about_to_wait_makes_room_at_once(
