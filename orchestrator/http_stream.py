@@ -15,6 +15,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -161,7 +162,7 @@ class Server:
                 self._resolved = (0.0, [])
                 raise
         transport, connection = made
-        with transport.get_extra_info("socket").dup() as sock:
+        with suppress(OSError), transport.get_extra_info("socket").dup() as sock:  # silence has an end without it, too
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return connection
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import errno
 import gzip
 import ipaddress
 import math
@@ -614,6 +615,16 @@ def test_an_address_with_a_scope_is_more_than_a_host_and_a_port() -> None:
     assert http_stream._plain((socket.AF_INET, *stream, ("127.0.0.1", 80))) == ("127.0.0.1", 80)
     assert http_stream._plain((socket.AF_INET6, *stream, ("::1", 80, 0, 0))) == ("::1", 80)
     assert http_stream._plain((socket.AF_INET6, *stream, ("fe80::1", 80, 0, 2))) is None
+
+
+async def test_a_connection_of_which_the_system_will_not_keep_watch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: socket.socket) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with Script(WHOLE).running() as server:
+        monkeypatch.setattr(socket.socket, "dup", none_left)
+
+        assert await everything(await ask(server)) == b"hello"
 
 
 async def test_more_free_connections_than_allowed_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
