@@ -114,8 +114,10 @@ class Tails:
         for part in _unbroken([*tail.frames, *batch]):
             self._sent.append(part)
             yield _xadd(tail.key, part)
-        data = b"".join([frame.data for frame in batch])
-        yield b"%b$%d\r\n%b\r\n" % (tail.publish, len(data), data)
+        data = b""
+        for part in _unbroken(batch):  # listeners look for holes between messages, too
+            data = b"".join([frame.data for frame in part])
+            yield b"%b$%d\r\n%b\r\n" % (tail.publish, len(data), data)
         if batch[0].cursor.seq == 1 or (now is None and frames.rests(data)):  # the end, too: Redis may lose a key
             yield pack("EXPIRE", tail.key, self._ttl)
         if now is not None:

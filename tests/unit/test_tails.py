@@ -147,6 +147,17 @@ def test_no_entry_has_a_hole_whatever_was_dropped(tails: Tails, streams: Streams
     assert streams.entries[RUN] == [joined(batch) for batch in (first, second, third, fourth)]
 
 
+def test_no_message_has_a_hole_for_listeners_look_between_messages(
+    tails: Tails, streams: Streams, track: Track
+) -> None:
+    first, _dropped, second = (said(track, 2) for _ in range(3))
+    streams.take(tails.commands([[*first, *second]], NOBODY, 0.0))
+    third, _gone, fourth = (said(track, 2) for _ in range(3))
+    streams.take(tails.commands([[*third, *fourth]], FIRM, 0.0))
+
+    assert streams.published == [(RUN, joined(batch)) for batch in (first, second, third, fourth)]
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_whatever_fails_every_stream_is_whole_and_behind_only_in_the_middle_of_a_text(seed: int) -> None:
     chance = random.Random(seed)
