@@ -2,7 +2,8 @@
 
 A run is taken if it is queued, due, at the attempt that its wake-up names, and locked by nobody. All others are left to
 `lifecycle.claim`, which waits for locks, and knows what was left behind. `LIVES` and `DUE` say the same as there: a
-step has one rule, however it is made.
+step has one rule, however it is made. What was locked is updated where it lies: to look for a hundred ids a second time
+took longer than all else. A row that has moved since the statement began is not found there, and left, too.
 
 What is repeated because its answer was lost finds the runs that it has taken already: in progress, ours, at the attempt
 after the one that was named. Whoever asks `again` must know that nobody else of this process has claimed them since.
@@ -31,14 +32,14 @@ def claimed(*, again: bool = False) -> str:
     ours = f"attempt = {fence} + 1 AND {STATUS} = 'in_progress' AND owner = $3"
     return f"""
 WITH free AS MATERIALIZED (
-    SELECT id AS run_id, {fence} AS fence FROM runs
+    SELECT ctid AS place, {fence} AS fence FROM runs
     WHERE id = ANY($1::text[]) AND ({f"({plain}) OR ({ours})" if again else plain})
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 claimed AS (
     UPDATE runs SET status = 'in_progress', started_at = {CLOCK}, attempt = fence + 1, owner = $3,
         lease_until = now() + make_interval(secs => $4)
-    FROM free WHERE runs.id = free.run_id AND runs.id = ANY($1::text[]) RETURNING runs.*
+    FROM free WHERE runs.ctid = free.place RETURNING runs.*
 ),
 opened AS (
     INSERT INTO run_attempts (run_id, attempt, worker, started_at)

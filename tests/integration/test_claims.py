@@ -468,8 +468,9 @@ async def test_a_run_of_a_long_thread_costs_a_walk_to_its_last_messages(
 
     for found in plans:
         scans = [node for node in found if "Relation Name" in node and "Scan" in node["Node Type"]]
-        assert {(scan["Relation Name"], scan["Node Type"], scan["Index Name"]) for scan in scans} == {
+        assert {(scan["Relation Name"], scan["Node Type"], scan.get("Index Name")) for scan in scans} == {
             ("runs", "Index Scan", "runs_pkey"),
+            ("runs", "Tid Scan", None),
             ("messages", "Index Scan", "messages_thread_id_position"),
             ("messages", "Index Scan", "messages_run_id_thread_id_position"),
             ("run_steps", "Index Scan", "run_steps_tool_calls"),
