@@ -35,6 +35,8 @@ AGAIN = timedelta(minutes=1)
 """A removal that failed, or whose process died, is tried again after this."""
 LOOSE = text("file_id IS NULL AND part_id IS NULL")
 """The condition of the partial index, in literals."""
+DUE: list[Json] = [LOOSE, col(Blob.kept_until) <= func.now()]
+"""A blob that belongs to nobody, and that nobody is about to give an owner."""
 TOO_LATE = "The bytes took too long to arrive. Please try again."
 UNSEEN = {"synchronize_session": False}
 
@@ -107,7 +109,7 @@ async def content(storage: Storage, blobs: Sequence[Arrived]) -> AsyncGenerator[
 async def sweep(database: Database, storage: Storage) -> int:
     """Remove bytes that belong to nobody, and their rows. Returns how many blobs that were."""
     async with database.transaction() as session:
-        due = select(col(Blob.id)).where(LOOSE, col(Blob.kept_until) <= func.now()).limit(BATCH)
+        due = select(col(Blob.id)).where(*DUE).limit(BATCH)
         doom = update(Blob).where(col(Blob.id).in_(due.with_for_update(skip_locked=True)))
         doom = doom.values(doomed=True, kept_until=func.now() + AGAIN).returning(col(Blob.id))
         doomed = (await session.execute(doom, execution_options=UNSEEN)).scalars().all()

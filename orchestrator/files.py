@@ -11,6 +11,7 @@ from orchestrator.blobs import Arrived
 from orchestrator.db import Database, Session
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest, NoSuchFile
+from orchestrator.foreign import Json
 from orchestrator.pages import page
 from orchestrator.storage import MissingBytesError, Storage
 from orchestrator.tables import File, now
@@ -149,14 +150,19 @@ async def content(storage: Storage, file: File, found: Sequence[Arrived]) -> byt
 
 async def overdue(session: Session, limit: int) -> Sequence[str]:
     """Files whose time is over."""
-    return (await session.execute(select(col(File.id)).where(*_over()).limit(limit))).scalars().all()
+    return (await session.execute(select(col(File.id)).where(*over(now())).limit(limit))).scalars().all()
 
 
 async def expire(session: Session, file_id: str) -> bool:
     """Remove a file whose time is over, unless somebody else is at it."""
-    due = select(col(File.id)).where(col(File.id) == file_id, *_over()).with_for_update(skip_locked=True)
+    due = select(col(File.id)).where(col(File.id) == file_id, *over(now())).with_for_update(skip_locked=True)
     gone = sql_delete(File).where(col(File.id) == due.scalar_subquery()).returning(col(File.id))
     return (await session.execute(gone, execution_options=UNSEEN)).first() is not None
+
+
+def over(at: Json) -> list[ColumnElement[bool]]:
+    """What makes a file one whose time is over, at this time."""
+    return [col(File.expires_at).is_not(None), col(File.expires_at) <= at]
 
 
 def _visible(project_id: str) -> list[ColumnElement[bool]]:
@@ -165,7 +171,3 @@ def _visible(project_id: str) -> list[ColumnElement[bool]]:
 
 def _unexpired() -> list[ColumnElement[bool]]:
     return [or_(col(File.expires_at).is_(None), col(File.expires_at) > now())]
-
-
-def _over() -> list[ColumnElement[bool]]:
-    return [col(File.expires_at).is_not(None), col(File.expires_at) <= now()]

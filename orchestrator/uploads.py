@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, TextClause, delete, func, select, text, update
 from sqlmodel import col
 
 from orchestrator import blobs, files, ids
@@ -23,6 +23,7 @@ from orchestrator.blobs import Arrived
 from orchestrator.db import Database, Session
 from orchestrator.echo import echo
 from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.foreign import Json
 from orchestrator.storage import MissingBytesError, Storage, StorageError
 from orchestrator.tables import File, Upload, UploadPart, now
 from orchestrator.wire.requests import CompleteUpload, CreateUpload
@@ -30,6 +31,7 @@ from orchestrator.wire.requests.files import MAX_PARTS
 
 KEPT = 30 * 24 * 3600
 """Seconds for which an upload that is over is remembered: a client that comes late hears why it is refused."""
+ENDED = text("status IN ('completed', 'cancelled', 'expired')")
 UNSEEN = {"synchronize_session": False}
 
 
@@ -127,12 +129,12 @@ async def cancel(session: Session, project_id: str, upload_id: str) -> Upload:
 
 async def overdue(session: Session, limit: int) -> Sequence[str]:
     """Uploads whose time is over and that nobody has ended."""
-    return (await session.execute(select(col(Upload.id)).where(*_over()).limit(limit))).scalars().all()
+    return (await session.execute(select(col(Upload.id)).where(*over(now())).limit(limit))).scalars().all()
 
 
 async def expire(session: Session, upload_id: str) -> bool:
     """End an upload whose time is over, unless somebody else is at it."""
-    due = select(col(Upload.id)).where(col(Upload.id) == upload_id, *_over()).with_for_update(skip_locked=True)
+    due = select(col(Upload.id)).where(col(Upload.id) == upload_id, *over(now())).with_for_update(skip_locked=True)
     end = update(Upload).where(col(Upload.id) == due.scalar_subquery()).values(status="expired")
     ended = (await session.execute(end.returning(col(Upload.id)), execution_options=UNSEEN)).first() is not None
     if ended:
@@ -142,14 +144,18 @@ async def expire(session: Session, upload_id: str) -> bool:
 
 async def forget(session: Session, limit: int) -> None:
     """Remove uploads that ended long ago."""
-    done = col(Upload.status).in_(("completed", "cancelled", "expired"))
-    old = select(col(Upload.id)).where(done, col(Upload.expires_at) <= now() - KEPT).limit(limit)
-    old = old.with_for_update(skip_locked=True)
+    old = select(col(Upload.id)).where(*old_enough(now())).limit(limit).with_for_update(skip_locked=True)
     await session.execute(delete(Upload).where(col(Upload.id).in_(old)), execution_options=UNSEEN)
 
 
-def _over() -> list[ColumnElement[bool]]:
-    return [col(Upload.status) == "pending", col(Upload.expires_at) <= now()]
+def over(at: Json) -> list[ColumnElement[bool]]:
+    """What makes an upload one whose time is over and that nobody has ended, at this time."""
+    return [col(Upload.status) == "pending", col(Upload.expires_at) <= at]
+
+
+def old_enough(at: Json) -> list[ColumnElement[bool] | TextClause]:
+    """What makes an upload one that ended long ago, at this time."""
+    return [ENDED, col(Upload.expires_at) <= at - KEPT]
 
 
 async def _drop_parts(session: Session, upload_id: str) -> None:

@@ -91,7 +91,7 @@ async def _keep_store(opened: Resources, interval: float) -> None:
     while True:
         more = False
         try:
-            more = (await storekeeping.sweep(opened.database, opened.storage)).more
+            more = (await storekeeping.look(opened.database, opened.storage)).more
         except Exception as error:  # the next sweep tries again, whatever it was
             log.warning("storage_sweep_failed", error=repr(error))
             await opened.database.back()
