@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from api.errors import crashed
 
@@ -39,17 +40,23 @@ class RequestContext:
         state = scope.setdefault("state", {})
         answer = _Answer(send, request_id(scope), self.organization, state)
         state["request_id"] = answer.request_id.decode()
-        with structlog.contextvars.bound_contextvars(request_id=answer.request_id.decode()):
-            try:
-                await self._served(scope, receive, answer)
-            finally:
-                log.info(
-                    "request_finished",
-                    method=scope["method"],
-                    route=route(scope),
-                    status=answer.status,
-                    duration_ms=answer.elapsed_ms(),
-                )
+        known = bind_contextvars(request_id=state["request_id"])
+        try:
+            await self._logged(scope, receive, answer)
+        finally:
+            reset_contextvars(**known)
+
+    async def _logged(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        try:
+            await self._served(scope, receive, answer)
+        finally:
+            log.info(
+                "request_finished",
+                method=scope["method"],
+                route=route(scope),
+                status=answer.status,
+                duration_ms=answer.elapsed_ms(),
+            )
 
     async def _served(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,50 @@ def test_a_line_is_written_of_whatever_is_logged(written: Log) -> None:
     (line,) = written.lines()
     assert (line["half"], line["huge"], line["keys"]) == ("\ud800", 2**70, {"1": 2})
     assert line["thing"] == "<class 'object'>"
+
+
+def test_what_is_bound_is_in_every_line_until_it_is_not(written: Log) -> None:
+    """A line's own fields go before what its logger was bound to, and that before what was bound around it."""
+    log = structlog.get_logger("ours")
+    with structlog.contextvars.bound_contextvars(run_id="run_1", attempt=1, step="a"):
+        log.info("inside", step="b")
+        log.bind(attempt=2, step="c").info("inside", step="d")
+    log.info("outside")
+
+    fields = [{key: line.get(key) for key in ("run_id", "attempt", "step")} for line in written.lines()]
+    assert fields == [
+        {"run_id": "run_1", "attempt": 1, "step": "b"},
+        {"run_id": "run_1", "attempt": 2, "step": "d"},
+        {"run_id": None, "attempt": None, "step": None},
+    ]
+
+
+def test_an_event_is_filled_in_and_a_stack_is_shown(written: Log) -> None:
+    structlog.get_logger("ours").info("%s of %s", 1, 2, stack_info=True)
+
+    (line,) = written.lines()
+    assert line["event"] == "1 of 2"
+    assert "test_an_event_is_filled_in" in line["stack"]
+
+
+def test_a_file_gets_each_line_when_it_is_written_and_in_turn_with_those_of_libraries(
+    settings: Settings, written: Log, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with path.open("w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        logs.configure(settings)
+        log, seen = structlog.get_logger("ours"), []
+        for tell in (log.info, logging.getLogger("theirs").info, log.warning):
+            tell(f"größer als {KEY}")
+            seen.append(path.read_text())
+
+    assert [text.count("\n") for text in seen] == [1, 2, 3]
+    lines = [json.loads(line) for line in seen[-1].splitlines()]
+    assert [(line["logger"], line["event"]) for line in lines] == [
+        (name, f"größer als {MASKED}") for name in ("ours", "theirs", "ours")
+    ]
+    assert written.lines() == []
 
 
 def test_lines_of_several_threads_stay_whole(written: Log) -> None:
