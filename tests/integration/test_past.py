@@ -125,8 +125,10 @@ async def test_of_a_long_thread_only_its_ends_are_read_by_index(bare: Resources,
 
     scans = await plans(bare, seen)
     assert len(scans) <= 8
-    assert all(scan["Node Type"] == "Index Scan" for scan in scans), scans
-    assert sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans) < 2 * len(messages)
+    read = [scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans]
+    whole = [rows for scan, rows in zip(scans, read, strict=True) if scan["Node Type"] != "Index Scan"]
+    assert sum(whole) < 100, scans  # of a table that holds next to nothing, Postgres rightly reads all
+    assert sum(read) < 2 * len(messages)
     assert [message["content"][:27] for message in messages[:2]] == [
         "one two three four 1",
         "one two three four 2",
