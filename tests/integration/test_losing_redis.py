@@ -224,14 +224,19 @@ async def other(bare: Resources, tmp_path: Path) -> AsyncIterator[tuple[Valkey, 
     valkey.stop()
 
 
+async def on_a_new_thread(bare: Resources, project_id: str) -> Scene:
+    """A scene whose thread and assistant are new."""
+    async with bare.database.transaction() as session:
+        assistant = await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))
+        thread = await threads.create(session, project_id, None)
+    return Scene(bare, project_id, thread.id, assistant.id)
+
+
 async def test_what_waits_is_woken_when_redis_is_another_than_it_was(
     bare: Resources, project_id: str, other: tuple[Valkey, Redis]
 ) -> None:
     valkey, redis = other
-    async with bare.database.transaction() as session:
-        assistant = await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))
-        thread = await threads.create(session, project_id, None)
-    scene = Scene(bare, project_id, thread.id, assistant.id)
+    scene = await on_a_new_thread(bare, project_id)
     run = await scene.create()
     again = threading.Event()
 
@@ -263,10 +268,7 @@ async def test_who_keeps_the_marker_wakes_what_waits_when_redis_was_emptied_or_r
     bare: Resources, project_id: str, other: tuple[Valkey, Redis]
 ) -> None:
     valkey, redis = other
-    async with bare.database.transaction() as session:
-        assistant = await assistants.create(session, project_id, CreateAssistant(model="gpt-4o"))
-        thread = await threads.create(session, project_id, None)
-    scene = Scene(bare, project_id, thread.id, assistant.id)
+    scene = await on_a_new_thread(bare, project_id)
     run = await scene.create()
 
     async def woken() -> None:
