@@ -1,8 +1,6 @@
 """Looking whether the storage needs anything: one statement says so whenever a sweep would do something, else not."""
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,14 +10,11 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from orchestrator import ids, storekeeping, uploads
-from orchestrator.db import Database, Session
-from orchestrator.direct import Direct
-from orchestrator.events.frames import Track
 from orchestrator.foreign import Json
 from orchestrator.resources import Resources
 from orchestrator.storekeeping import Swept
 from orchestrator.tables import Blob, File, Upload, UploadPart, now
-from tests.integration.test_housekeeping import Short
+from tests.integration.test_housekeeping import Home
 from tests.integration.test_short_way_plans import nodes, read
 
 HOUR = 3600
@@ -28,29 +23,14 @@ TIMES = (-uploads.KEPT - HOUR, -uploads.KEPT + HOUR, -HOUR, HOUR)
 STATES = ("pending", "completed", "cancelled", "expired")
 
 
-class Store(Database):
-    """A database that counts its transactions, and the statements of its short way."""
-
-    def __init__(self, bare: Resources, direct: Direct) -> None:
-        self.short = Short(direct)
-        super().__init__(bare.database.engine, bare.database.publisher, self.short)
-        self.transactions = 0
-
-    @asynccontextmanager
-    async def transaction(self, track: Track | None = None) -> AsyncIterator[Session]:
-        self.transactions += 1
-        async with super().transaction(track) as session:
-            yield session
-
-
 @pytest_asyncio.fixture
-async def store(bare: Resources) -> Store:
+async def store(bare: Resources) -> Home:
     """With nothing in it."""
     async with bare.database.transaction() as session:
         for table in (File, Upload, Blob):
             await session.execute(sa.delete(table))
     assert bare.database.direct is not None
-    return Store(bare, bare.database.direct)
+    return Home(bare, bare.database.direct)
 
 
 def file_(project_id: str, ends_in: int | None) -> File:
@@ -104,7 +84,7 @@ def anything(random_: random.Random, project_id: str) -> list[Json]:
     return [blob_(time)]
 
 
-async def test_where_nothing_is_due_one_statement_says_so(bare: Resources, store: Store, project_id: str) -> None:
+async def test_where_nothing_is_due_one_statement_says_so(bare: Resources, store: Home, project_id: str) -> None:
     file, upload = file_(project_id, HOUR), upload_(project_id, "pending", HOUR)
     await put(bare, file, file_(project_id, None), upload, blob_(-HOUR, file_id=file.id), blob_(HOUR))
     await put(bare, *[upload_(project_id, status, -HOUR) for status in STATES if status != "pending"])
@@ -114,7 +94,7 @@ async def test_where_nothing_is_due_one_statement_says_so(bare: Resources, store
 
 
 async def test_whatever_a_sweep_would_do_is_seen_and_nothing_else(
-    bare: Resources, store: Store, project_id: str
+    bare: Resources, store: Home, project_id: str
 ) -> None:
     """What one sweep frees is another's to remove: each is compared with what was there before it."""
     random_ = random.Random(5)
@@ -134,7 +114,7 @@ async def test_whatever_a_sweep_would_do_is_seen_and_nothing_else(
     assert seen == {True, False}
 
 
-async def test_without_the_short_way_it_sweeps(bare: Resources, store: Store, project_id: str) -> None:
+async def test_without_the_short_way_it_sweeps(bare: Resources, store: Home, project_id: str) -> None:
     await put(bare, file_(project_id, -HOUR))
     store.direct = None
 
@@ -143,7 +123,7 @@ async def test_without_the_short_way_it_sweeps(bare: Resources, store: Store, pr
 
 @pytest.mark.parametrize("mode", ["custom", "generic"])
 async def test_to_look_costs_a_walk_along_indexes_however_much_is_stored(
-    bare: Resources, store: Store, project_id: str, mode: str
+    bare: Resources, store: Home, project_id: str, mode: str
 ) -> None:
     await storekeeping.look(store, bare.storage)
     (statement,), terms = store.short.statements, store.short.terms
