@@ -30,7 +30,7 @@ app = celery.Celery("pool-test")
 app.conf.update(
     broker_url=URL,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 5, "client_name": "pool-broker"},
+    broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 5, "client_name": os.environ["POOL_QUEUE"]},
     task_default_queue=os.environ["POOL_QUEUE"],
     broker_channel_error_retry=True,
     task_ignore_result=True,

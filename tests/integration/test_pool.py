@@ -43,10 +43,10 @@ class Traces:
     def left(self, key: str) -> list[str]:
         return cast("list[str]", self.redis.lrange(key, 0, -1))
 
-    def fetching(self) -> list[Any]:
-        """The connections on which workers wait for messages."""
+    def fetching(self, queue: str) -> list[Any]:
+        """The connections on which workers of this queue wait for messages."""
         clients = cast("list[Any]", self.redis.client_list())
-        return [client for client in clients if client["name"] == "pool-broker" and client["cmd"] == "brpop"]
+        return [client for client in clients if client["name"] == queue and "b" in client["flags"]]
 
 
 @pytest.fixture(scope="module")
@@ -499,7 +499,7 @@ def test_a_lost_connection_to_the_broker_ends_no_coroutine(
     traces.next(f"{key}:started")
 
     # What it has fetched is noted over the same connection, so there may be a moment until it waits for more.
-    for client in eventually(traces.fetching):
+    for client in eventually(lambda: traces.fetching(own.queue)):
         traces.redis.client_kill_filter(_id=client["id"])
 
     assert traces.next(f"{key}:started") == "again"  # the broker hands it out once more: the claim must tell them apart
