@@ -13,23 +13,26 @@ from orchestrator.migrate import migrate
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from orchestrator.tables import Project
+from tests.integration import crowd
 from tests.stack import Stack
-
-NAME = "bare"
 
 
 @pytest_asyncio.fixture(scope="session")
 async def bare_settings(stack: Stack) -> Settings:
     """Settings of a migrated database in which nothing happens by itself."""
+    return await _of_a_new_database(stack, "bare")
+
+
+async def _of_a_new_database(stack: Stack, name: str) -> Settings:
     url = stack.environment["DATABASE_URL"]
     connection = await asyncpg.connect(url)
-    await connection.execute(f"CREATE DATABASE {NAME}")
+    await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
     environment = {
-        "DATABASE_URL": f"{url.rpartition('/')[0]}/{NAME}",
+        "DATABASE_URL": f"{url.rpartition('/')[0]}/{name}",
         "REDIS_URL": stack.environment["REDIS_URL"],
         "UPSTREAM_BASE_URL": stack.model.base_url,
-        "storage_url": (stack.folder / NAME).as_uri(),
+        "storage_url": (stack.folder / name).as_uri(),
     }
     settings = Settings.model_validate(environment)
     await migrate(settings)
@@ -40,6 +43,14 @@ async def bare_settings(stack: Stack) -> Settings:
 async def bare(bare_settings: Settings) -> AsyncIterator[Resources]:
     """The connections of a process that uses them."""
     async with resources.opened(bare_settings) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session")
+async def crowded(stack: Stack) -> AsyncIterator[Resources]:
+    """The connections to a database whose tables are full and analysed: see `crowd`."""
+    async with resources.opened(await _of_a_new_database(stack, "crowded")) as opened:
+        await crowd.fill(opened.database)
         yield opened
 
 

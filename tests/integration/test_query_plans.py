@@ -4,35 +4,27 @@ The statements are those that the verbs emit, caught on their way, in tables tha
 carried out with its values, and planned without them, as Postgres may keep it for a connection that asks often.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from sqlalchemy import ColumnElement, delete, event, insert, select, text
-from sqlmodel import SQLModel, col
+from sqlalchemy import ColumnElement, event, select
+from sqlmodel import col
 
 from orchestrator import assistants, files, messages, places, run_steps, runs, threads, turns
 from orchestrator.bounds import Bounds
 from orchestrator.db import Session
 from orchestrator.resources import Resources
-from orchestrator.tables import Assistant, File, Message, Project, Run, RunStep, Thread
+from orchestrator.tables import Assistant, File, Message, Run, RunStep, Thread
 from orchestrator.wire.requests import ListFilesQuery, ListMessagesQuery, ListQuery, ListRunStepsQuery, ListThreadsQuery
+from tests.integration.crowd import COMMON, HELD, LONG, MANY, PROJECT, RARE
 
 Json = Any
 Verb = Callable[..., Awaitable[Any]]
 Statement = tuple[str, tuple[Json, ...]]
 Case = tuple[Verb, type[Any], ColumnElement[bool]]
 
-PROJECT = "proj_crowded"
-LONG, RARE, COMMON = "thread_long", "run_rare", "run_common"
-DEEP = 10_000
-"""Messages of the long thread; there are as many of others."""
-MANY = 3_000
-"""Runs of the long thread, steps of one run, assistants and threads of the project."""
-HELD = 1_000
-"""Runs that hold a place; as many as there are threads beyond them wait for one."""
 LIMIT = 20
 TOUCHED = 4 * LIMIT
 """Rows that a page may cost."""
@@ -118,64 +110,6 @@ LISTS: dict[str, Case] = {
     "files of a purpose": (_pictures, File, col(File.purpose) == "vision"),
     "threads of a user with one": (_of_user("one"), Thread, col(Thread.metadata_).contains({"user": "one"})),
 }
-
-
-@pytest_asyncio.fixture(scope="module")
-async def crowded(bare: Resources) -> AsyncIterator[Resources]:
-    """The database while its tables are full, and analysed."""
-    async with bare.database.transaction() as session:
-        for table, rows in _rows():
-            described: Json = (
-                {} if table is Project else {"metadata_": {}}
-            )  # the one column whose default is the class's
-            await session.execute(insert(table), [{**described, **row} for row in rows])
-    async with bare.database.transaction() as session:
-        await session.execute(text("ANALYZE"))
-    yield bare
-    async with bare.database.transaction() as session:
-        await session.execute(delete(Project).where(col(Project.id) == PROJECT))
-
-
-def _rows() -> Iterator[tuple[type[SQLModel], list[dict[str, Json]]]]:
-    others = [f"thread_{number}" for number in range(MANY)]
-    users = [{"user": "one" if number == MANY // 2 else "many" if number % 3 else "few"} for number in range(MANY)]
-    yield Project, [{"id": PROJECT, "name": PROJECT}]
-    yield Assistant, [{"id": f"asst_{number}", "project_id": PROJECT, "model": "m"} for number in range(MANY)]
-    yield Thread, [{"id": LONG, "project_id": PROJECT, "metadata_": {}}]
-    yield (
-        Thread,
-        [{"id": id_, "project_id": PROJECT, "metadata_": user} for id_, user in zip(others, users, strict=True)],
-    )
-    file = {"project_id": PROJECT, "filename": "a", "bytes": 1}
-    purposes = ["vision" if number % 50 == 0 else "assistants" for number in range(MANY)]
-    yield File, [{"id": f"file-{number}", "purpose": purpose, **file} for number, purpose in enumerate(purposes)]
-    run = {"assistant_id": "asst_0", "model": "m", "expires_at": 0, "status": "completed"}
-    ids = [COMMON, RARE, *(f"run_{number}" for number in range(MANY))]
-    yield Run, [{"id": id_, "thread_id": LONG, **run} for id_ in ids]
-    yield Run, [{"id": f"run_{id_}", "thread_id": id_, **run} for id_ in others]
-    moving = {**run, "status": "queued", "expires_at": 9999999999, "project_id": PROJECT}
-    yield (
-        Run,
-        [
-            {"id": f"run_moving_{number}", "thread_id": id_, "placed": number < HELD, **moving}
-            for number, id_ in enumerate(others)
-        ],
-    )
-    yield Message, [_message(number, LONG, _run_of(number)) for number in range(DEEP)]
-    yield Message, [_message(number, others[number % MANY], None) for number in range(DEEP, 2 * DEEP)]
-    step = {"thread_id": LONG, "assistant_id": "asst_0", "type": "tool_calls", "status": "completed"}
-    yield RunStep, [{"id": f"step_{number}", "run_id": COMMON, **step} for number in range(MANY)]
-    yield RunStep, [{"id": f"step_{id_}", "run_id": id_, **step} for id_ in ids]
-
-
-def _message(number: int, thread_id: str, run_id: str | None) -> dict[str, Json]:
-    return {"id": f"msg_{number}", "thread_id": thread_id, "run_id": run_id, "role": "user"}
-
-
-def _run_of(number: int) -> str:
-    if number == DEEP // 2:
-        return RARE
-    return COMMON if number % 2 else f"run_{number % MANY}"
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
