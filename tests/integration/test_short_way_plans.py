@@ -1,4 +1,4 @@
-"""The short way's statements walk indexes in tables that hold many other rows: nothing is read that is not asked for."""
+"""The short way's statements walk indexes in tables that hold many other rows: none is read that is not asked for."""
 
 from collections.abc import Iterator
 from typing import Any
