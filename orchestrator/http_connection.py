@@ -168,6 +168,7 @@ class Connection(Incoming, asyncio.Protocol):
         """Nothing is expected: whatever comes now ends the connection, which is one of `free`."""
         self.busy = False
         self.body = []
+        self._offer = None  # it would keep all that the answer was for
         self._free = free
 
     def abort(self) -> None:

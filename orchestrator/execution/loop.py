@@ -50,7 +50,10 @@ async def turn(journal: Journal, model: Model, tools: Toolbox) -> bool:
     reply = Reply()
     prompt = await journal.prompt(tools.offers())
     prompt.ear = partial(journal.go_on_with, reply)
-    await listen(journal, reply, model.stream(prompt))
+    try:
+        await listen(journal, reply, model.stream(prompt))
+    finally:
+        prompt.ear = None  # the journal holds the prompt: it would be left to the collector, which looks rarely
     if reply.calls:
         return await journal.ask(reply, rests=tools.leaves([call.name for call in reply.calls]))
     await journal.finish(reply)

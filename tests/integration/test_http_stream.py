@@ -9,6 +9,7 @@ import ipaddress
 import math
 import socket
 import ssl
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -101,6 +102,14 @@ def into(taken: list[bytes]) -> Callable[[bytes], bool]:
         return True
 
     return take
+
+
+class Taken:
+    """What was offered, and whoever it was offered to."""
+
+    def take(self, _: bytes) -> bool:
+        """Take it."""
+        return True
 
 
 async def everything(answer: Answer) -> bytes:
@@ -212,6 +221,19 @@ async def test_nothing_is_offered_once_nobody_waits() -> None:
 
         assert await everything(answer) == b"one"
         assert taken == []
+
+
+async def test_a_connection_that_is_kept_holds_nothing_of_whom_its_answer_was_for() -> None:
+    async with Script(WHOLE).running() as server:
+        answer, taken = await ask(server), Taken()
+        held = weakref.ref(taken)
+        while await answer.read(offer=taken.take):
+            pass
+        answer.close()
+
+        del taken
+        assert held() is None
+        assert server._free
 
 
 async def test_a_compressed_body_is_offered_as_it_was_meant() -> None:

@@ -1,6 +1,7 @@
 """A run that is carried while clients do what they may: delete its message, cancel it before it has begun."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -17,7 +18,9 @@ from orchestrator import assistants, housekeeping, messages, presence, runs, thr
 from orchestrator.db import Database, Session
 from orchestrator.errors import RunCancelled
 from orchestrator.events.frames import Track
+from orchestrator.execution.journal import Journal
 from orchestrator.execution.runner import Runner
+from orchestrator.model import Prompt
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
 from orchestrator.tables import Message, Run, RunStep
@@ -82,6 +85,24 @@ async def test_a_run_whose_message_is_deleted_while_it_is_written_completes_all_
     ended = await found(bare, run.id)
     assert (ended.status, ended.attempt) == ("completed", 1)
     assert len(await asyncio.to_thread(scripted.requests)) == 1
+
+
+async def test_a_run_that_is_over_leaves_nothing_behind_that_only_the_collector_would_find(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("One two three."))
+    run = await queued(bare, project_id, "Count!")
+    runner = Runner(bare.database, bare.model, "9", bare_settings)
+    gc.collect()
+    gc.disable()
+    try:
+        await runner.run(run.id)
+        left = [type(one) for one in gc.get_objects() if type(one) in (Journal, Prompt)]
+    finally:
+        gc.enable()
+
+    assert (await found(bare, run.id)).status == "completed"
+    assert left == []
 
 
 class Eventful(Database):
