@@ -67,6 +67,6 @@ def _become_celery(command: str, *arguments: str) -> NoReturn:
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     level = get_settings().log_level
-    argv = ["-P", "-m", "celery", "-q", "-A", "workers.app", command, "--loglevel", level, *arguments]
+    argv = ["-P", "-m", "workers", command, "--loglevel", level, *arguments]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *argv])  # noqa: S606  # the point: become that program
