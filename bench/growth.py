@@ -26,6 +26,8 @@ WINDOW = 4096
 """Tokens that the model is told at most."""
 MODEL = "bench-instant-40"
 OLD = 1_000_000
+ROUNDS = 7
+"""Turns of each operation with few and with many runs in the table."""
 Operation = Callable[[], int]
 """Does it some times, and returns how often."""
 
@@ -42,19 +44,19 @@ class Growth:
 
     def cost(self, operation: Operation, rounds: int) -> float:
         """CPU seconds of one of them, all processes: the median of some rounds."""
-        found = []
-        for _ in range(rounds):
-            with self.ground.stack.meter() as used:
-                times = operation()
-            found.append((used["worker"] + used["api"] + used["postgres"]) / times)
-        return median(found)
+        return median(self.round(operation) for _ in range(rounds))
+
+    def round(self, operation: Operation) -> float:
+        """The same of one round."""
+        with self.ground.stack.meter() as used:
+            times = operation()
+        return (used["worker"] + used["api"] + used["postgres"]) / times
 
     def runs_on(self, threads: list[str], turns: int) -> Operation:
         """Runs on these threads, all at once, and again."""
 
         def carry() -> int:
-            for _ in range(turns):
-                asyncio.run(self._carry(threads))
+            asyncio.run(self._carry(threads, turns))
             return turns * len(threads)
 
         return carry
@@ -81,14 +83,15 @@ class Growth:
 
         return wait
 
-    async def _carry(self, threads: list[str]) -> None:
+    async def _carry(self, threads: list[str], turns: int) -> None:
         connection = await limits_rows.connect(self.ground.database)
         redis = Redis.from_url(self.ground.redis, protocol=3, legacy_responses=False)
         try:
-            ids = await growth_rows.queue_runs(connection, threads, MODEL)
-            queue, messages = limits_rows.wake_ups(ids)
-            await redis.lpush(queue, *messages)
-            await limits_rows.finished(connection)
+            for _ in range(turns):
+                ids = await growth_rows.queue_runs(connection, threads, MODEL)
+                queue, messages = limits_rows.wake_ups(ids)
+                await redis.lpush(queue, *messages)
+                await limits_rows.finished(connection)
         finally:
             await redis.aclose()
             await connection.close()
@@ -129,34 +132,57 @@ def _threads(growth: Growth, options: Options) -> list[Row]:
     return _with_ratios(rows, against=1)
 
 
-def _table(growth: Growth, options: Options) -> list[Row]:
-    """Every operation before and after the table was filled."""
-    rounds, seconds = (1, 1.0) if options.quick else (3, 2.0)
+def _table(few: Growth, many: Growth, options: Options) -> list[Row]:
+    """Every operation where the table is nearly empty and where it is full, in turns: the machine is the same for both,
+    and so is what has happened before.
+    """
+    rounds = 2 if options.quick else ROUNDS
+    count = OLD // (5 if options.quick else 1)
+    progress(f"growth: {count:,} runs in the table")
+    asyncio.run(_fill(many.ground, count))
+    kept = {few: 0, many: count}
+    operations = {growth: _operations(growth, options) for growth in kept}
+    for growth, known in operations.items():
+        for operation in known.values():
+            operation()  # warms up
+        asyncio.run(_settle(growth.ground))
+    rows: dict[Growth, Row] = {growth: {"runs before": before} for growth, before in kept.items()}
+    for name in operations[few]:
+        progress(f"growth: {name}")
+        costs: dict[Growth, list[float]] = {growth: [] for growth in kept}
+        for _ in range(rounds):
+            for growth, found in costs.items():
+                found.append(growth.round(operations[growth][name]))
+                asyncio.run(_rest(growth.ground))
+        for growth, found in costs.items():
+            rows[growth][f"{name}, µs"] = us(median(found))
+    return _with_ratios(list(rows.values()), against=0)
+
+
+def _operations(growth: Growth, options: Options) -> dict[str, Operation]:
+    turns, seconds = (2, 1.0) if options.quick else (8, 2.0)
     threads = asyncio.run(_long_threads(growth.ground, (7,), 50))[7]
+    growth.runs_on(threads, 4)()
     runs = _some_runs(growth.ground)
-    operations: dict[str, Operation] = {
-        "run": growth.runs_on(threads, 4),
+    return {
+        "run": growth.runs_on(threads, turns),
         "create thread and run": growth.calls("create_thread_and_run", [], seconds),
         "retrieve run": growth.calls("retrieve_run", runs, seconds),
         "list runs": growth.calls("retrieve_run", [run.rpartition("/")[0] for run in runs], seconds),
         "sweep": growth.idle(3 * seconds),
     }
-    rows: list[Row] = []
-    for count in (0, OLD // (5 if options.quick else 1)):
-        if count:
-            asyncio.run(_fill(growth.ground, count))
-        progress(f"growth: {count:,} runs in the table")
-        costs = {}
-        for name, operation in operations.items():
-            costs[name] = growth.cost(operation, rounds)
-            asyncio.run(_rest(growth.ground))
-        rows.append({"runs before": count, **{f"{name}, µs": us(cost) for name, cost in costs.items()}})
-    return _with_ratios(rows, against=0)
 
 
 def _some_runs(ground: Ground) -> list[str]:
     rows = ground.stack.fetch("SELECT thread_id, id FROM runs WHERE status = 'completed' LIMIT 200")
     return [f"/threads/{thread}/runs/{run}" for thread, run in rows]
+
+
+async def _settle(ground: Ground) -> None:
+    await _rest(ground)
+    connection = await limits_rows.connect(ground.database)
+    await growth_rows.settle(connection)
+    await connection.close()
 
 
 async def _rest(ground: Ground) -> None:
@@ -179,7 +205,13 @@ def _with_ratios(rows: list[Row], *, against: int) -> list[Row]:
 def growth(options: Options) -> Iterator[Table]:
     """Long threads, and a million runs in the table: CPU of worker, API and Postgres for one operation."""
     window = {"ASSISTANTD_CONTEXT_WINDOW": str(WINDOW)}
-    with limits_ground.running(options, environment=window) as ground, Generator(1) as generator:
-        found = Growth(ground, generator)
-        yield Table("growth", "CPU by length of the thread", _threads(found, options), f"{WINDOW:,} tokens are told")
-        yield Table("growth", "CPU by runs in the table", _table(found, options))
+    with Generator(1) as generator, limits_ground.running(options, environment=window) as ground:
+        rows = _threads(Growth(ground, generator), options)
+        yield Table("growth", "CPU by length of the thread", rows, f"{WINDOW:,} tokens are told")
+    with (
+        Generator(1) as generator,
+        limits_ground.running(options, environment=window) as one,
+        limits_ground.running(options, environment=window) as other,
+    ):
+        rows = _table(Growth(one, generator), Growth(other, generator), options)
+        yield Table("growth", "CPU by runs in the table", rows, "in turns, each in a database of its own")

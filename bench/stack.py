@@ -106,10 +106,11 @@ class Stack:
         return float(sum(one.memory_info().rss for one in self._tree(group))) / 2**20
 
     def _cpu(self, group: str) -> float:
+        """To the nanosecond for what lives; what their children had used that have ended is known in ticks."""
         used = 0.0
         for process in self._tree(group):
-            with suppress(psutil.NoSuchProcess):
-                used += sum(process.cpu_times()[:4])
+            with suppress(psutil.NoSuchProcess, OSError):
+                used += time.clock_gettime(_clock_of(process.pid)) + sum(process.cpu_times()[2:4])
         return used
 
     def _tree(self, group: str) -> list[psutil.Process]:
@@ -202,6 +203,11 @@ def _environment(stack: Stack, redis_url: str) -> dict[str, str]:
         "ASSISTANTD_STORAGE_URL": (stack.folder / "files").as_uri(),
         **stack.options.environment,
     }
+
+
+def _clock_of(pid: int) -> int:
+    """The clock of a process' CPU time, by its number as Linux makes it: what clock_getcpuclockid() returns."""
+    return ~pid << 3 | 2
 
 
 def _started(process: Process | None) -> Process:
