@@ -1,4 +1,4 @@
-"""A lean HTTP/1.1 client for one server whose answers are streamed: whole bodies posted, kept connections, no more.
+"""A lean HTTP/1.1 client for one server whose answers are streamed: POSTs of whole bodies, GETs, kept connections.
 
     Server.post ──▶ a free Connection, or a new one ──▶ Answer.read … Answer.read ──▶ Answer.close
 
@@ -81,10 +81,18 @@ class Server:
 
         A request whose connection breaks is not sent again, whatever became of it: it may be paid for.
         """
+        return await self._ask(self._head(path, fields) + b"%d\r\n\r\n" % len(body) + body, silence)
+
+    async def get(self, path: str, silence: float) -> "Answer":
+        """The answer to a GET once its head is here. Raises OSError (TimeoutError is one)."""
+        line = f"GET {self._target.prefix}{path} HTTP/1.1\r\n"
+        return await self._ask(f"{line}{self._common}\r\n".encode(), silence)
+
+    async def _ask(self, request: bytes, silence: float) -> "Answer":
         connection = self._take() or await self._connect()
         self._busy.add(connection)
         try:
-            connection.ask(self._head(path, fields) + b"%d\r\n\r\n" % len(body) + body, silence)
+            connection.ask(request, silence)
             await connection.head()
             return Answer(self, connection)
         except BaseException:

@@ -3,26 +3,28 @@
 Whoever talks to the upstream (the `Model`, the gateway) goes through here, so that proxies, timeouts and what must be
 hidden from clients are decided once. Redirects are never followed: the key would follow them.
 
-Two clients do the work. What is posted goes over `orchestrator.http_stream`, which costs little; through a proxy, to an
-address that is not plain, or with a body of megabytes it goes over aiohttp, as lists do. Nobody else sees which one.
+Two clients do the work. What is asked goes over `orchestrator.http_stream`, which costs little; through a proxy, to an
+address that is not plain, or with a body of megabytes it goes over aiohttp (`orchestrator.http_client`, imported when
+it is first needed). Nobody else sees which one.
 """
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from io import BytesIO
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
-
-from orchestrator.http_connection import LINGER
+from orchestrator.http_connection import BrokenError
 from orchestrator.http_stream import Server, Target
 from orchestrator.openai_errors import UpstreamTrouble
 from orchestrator.settings import Settings
 
-BROKEN: Final = (aiohttp.ClientError, TimeoutError, OSError)
+if TYPE_CHECKING:
+    from orchestrator.http_client import Client
+
+BROKEN: Final = (TimeoutError, OSError)
 """What reading from a connection raises when it breaks."""
 
 _LONGEST_ERROR = 64 * 1024
@@ -82,32 +84,30 @@ class Endpoint:
         if settings.upstream_api_key is not None and (key := settings.upstream_api_key.get_secret_value()):
             self._headers["Authorization"] = f"Bearer {key}"
             self.hidden.append(key)
-        self._session: aiohttp.ClientSession | None = None
+        self._proxy: str | None = None
+        self._open = False
+        self._client: Client | None = None
         self._server: Server | None = None
 
     async def open(self) -> None:
         """Make what all requests share. Connections are made when they are needed."""
-        proxy = proxy_for(self._base)
-        target = Target.of(self._base, self._headers.values()) if proxy is None else None
+        self._proxy = proxy_for(self._base)
+        target = Target.of(self._base, self._headers.values()) if self._proxy is None else None
+        self._open = True
         if target is not None:
             self._server = Server(target, self._headers, connect_timeout=self.connect_timeout)
-        self._session = aiohttp.ClientSession(
-            # No limit here: those who ask are bounded, and each has one request at a time.
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
-            headers=self._headers,
-            timeout=self._timeout(self._read_timeout),
-            proxy=proxy,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        elif self._base:  # all requests will need it
+            await self._opened()
 
     async def close(self) -> None:
         """Close all connections; requests under way fail."""
+        self._open = False
         if self._server is not None:
             self._server.close()
             self._server = None
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
 
     @asynccontextmanager
     async def posted(
@@ -139,24 +139,29 @@ class Endpoint:
 
     async def fetch(self, path: str, limit: int) -> bytes:
         """The body of a 200 to a GET, of at most `limit` bytes. Raises UpstreamTrouble, and what BROKEN names."""
-        async with self._opened().get(f"{self._base}{path}", allow_redirects=False) as response:
-            answer = _Answer(response)
+        answer = await self._get(path)
+        try:
             await self._check(answer)
             return await read(answer, limit)
+        finally:
+            answer.close()
+
+    async def _get(self, path: str) -> Response:
+        if self._server is None:
+            client = await self._opened()
+            return await client.get(f"{self._base}{path}")
+        try:
+            return await self._server.get(path, self._read_timeout)
+        except BrokenError:  # a kept connection may be closed in this moment, and asking again costs nothing
+            return await self._server.get(path, self._read_timeout)
 
     async def _post(self, path: str, body: bytes, headers: Mapping[str, str], silence: float) -> Response:
         try:
             if self._server is not None and len(body) <= _LARGE_BODY:
                 return await self._server.post(path, body, headers, silence)
+            client = await self._opened()
             async with asyncio.timeout(self.connect_timeout + silence):  # sending has no timeout of its own
-                response = await self._opened().post(
-                    f"{self._base}{path}",
-                    data=BytesIO(body) if len(body) > _LARGE_BODY else body,
-                    headers={"Content-Type": "application/json", **headers},
-                    allow_redirects=False,
-                    timeout=self._timeout(silence),
-                )
-                return _Answer(response)
+                return await client.post(f"{self._base}{path}", body, headers, silence)
         except BROKEN as error:
             raise UpstreamTrouble(type(error).__name__) from error
 
@@ -174,50 +179,17 @@ class Endpoint:
         except (UpstreamTrouble, *BROKEN):
             return b""  # the status says enough
 
-    def _timeout(self, silence: float) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout, sock_read=silence)
-
-    def _opened(self) -> aiohttp.ClientSession:
+    async def _opened(self) -> "Client":
         if not self._base:
             raise UpstreamTrouble("not_configured", headers={"x-should-retry": "false"})
-        if self._session is None:
+        if self._open and self._client is None:
+            module = await asyncio.to_thread(importlib.import_module, "orchestrator.http_client")
+            if self._open and self._client is None:  # neither closed meanwhile, nor made by another request
+                times = {"connect": self.connect_timeout, "silence": self._read_timeout}
+                self._client = module.Client(self._headers, self._proxy, **times)
+        if self._client is None:
             raise RuntimeError("Open the model before it is asked: `async with OpenAIModel(settings) as model`.")
-        return self._session
-
-
-class _Answer:
-    """A Response of aiohttp's."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers = response.headers
-        self.content_type = response.content_type
-
-    async def read(self, within: float | None = None, offer: Callable[[bytes], bool] | None = None) -> bytes:
-        while (data := await self._next(within)) and offer is not None and offer(data):
-            pass
-        return data
-
-    async def _next(self, within: float | None) -> bytes:
-        if within is None:
-            return await self._response.content.readany()
-        try:
-            async with asyncio.timeout(within):
-                return await self._response.content.readany()
-        except BROKEN:
-            return b""
-
-    async def reach_end(self) -> None:
-        try:
-            async with asyncio.timeout(LINGER):
-                while not self._response.content.at_eof() and await self._response.content.readany():
-                    pass
-        except BROKEN:
-            return  # the connection is cut instead
-
-    def close(self) -> None:
-        self._response.close()
+        return self._client
 
 
 async def read(response: Response, limit: int) -> bytes:

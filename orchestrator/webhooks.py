@@ -12,9 +12,8 @@ import base64
 import hashlib
 import hmac
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import aiohttp
 import orjson
 import structlog
 from sqlalchemy import delete, func, select, update
@@ -25,6 +24,9 @@ from orchestrator.foreign import Json
 from orchestrator.openai_http import proxy_for
 from orchestrator.settings import Settings
 from orchestrator.tables import Run, WebhookDelivery
+
+if TYPE_CHECKING:
+    from orchestrator.http_client import Client
 
 log = structlog.get_logger(__name__)
 
@@ -95,31 +97,31 @@ class Courier:
         self._url = settings.webhook_url or ""
         self._secret = "" if settings.webhook_secret is None else settings.webhook_secret.get_secret_value()
         self._under_way = 0
-        self._session: aiohttp.ClientSession
+        self._client: Client | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers={"User-Agent": "assistantd", "Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=self._settings.webhook_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy_for(self._url),
-        )
+        if self._url:
+            from orchestrator.http_client import Client  # large, and few want to hear of events
+
+            proxy, most = proxy_for(self._url), self._settings.webhook_timeout
+            self._client = Client({"User-Agent": "assistantd"}, proxy, total=most)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        if self._client is not None:
+            await self._client.close()
 
     async def deliver(self, event_id: str) -> None:
         """Try once to deliver an event. Does nothing if it is delivered, at work elsewhere or not due, or if too many
         are under way here: then `sweep` comes back to it.
         """
-        if not self._url or self._under_way >= AT_ONCE:
+        if self._client is None or self._under_way >= AT_ONCE:
             return
         self._under_way += 1
         try:
             delivery = await self._take(event_id)
             if delivery is not None:
-                await self._settle(delivery, await self._post(delivery))
+                await self._settle(delivery, await self._post(self._client, delivery))
         finally:
             self._under_way -= 1
 
@@ -134,13 +136,13 @@ class Courier:
             found = await session.execute(taken.returning(WebhookDelivery), execution_options=UNSEEN)
             return found.scalar_one_or_none()
 
-    async def _post(self, delivery: WebhookDelivery) -> str | None:
+    async def _post(self, client: "Client", delivery: WebhookDelivery) -> str | None:
         """Why it was not taken, or None if it was."""
         body = _body(delivery)
         headers = signed(self._secret, delivery.id, int(time.time()), body)
         try:
-            response = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            response = await client.post(self._url, body, headers)
+        except (TimeoutError, OSError) as error:
             return type(error).__name__
         response.close()
         return None if 200 <= response.status < 300 else str(response.status)

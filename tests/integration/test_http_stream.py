@@ -56,7 +56,8 @@ class Script:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 self.heads.append(head)
-                self.bodies.append(await reader.readexactly(int(head.partition("Content-Length: ")[2].split()[0])))
+                length = head.partition("Content-Length: ")[2].partition("\r\n")[0]
+                self.bodies.append(await reader.readexactly(int(length or 0)))
                 answer = self.answers.pop(0)
                 if isinstance(answer, bytes):
                     writer.write(answer)
@@ -221,6 +222,17 @@ async def test_nothing_is_offered_once_nobody_waits() -> None:
 
         assert await everything(answer) == b"one"
         assert taken == []
+
+
+async def test_something_is_got_without_a_body_over_a_connection_that_is_kept() -> None:
+    script = Script(WHOLE, WHOLE)
+    async with script.running() as server:
+        assert await everything(await ask(server)) == b"hello"
+        assert await everything(await server.get("/list", DEADLINE)) == b"hello"
+
+    assert script.heads[1].startswith("GET /v1/list HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert "content-" not in script.heads[1].lower()
+    assert script.connections == 1
 
 
 async def test_a_connection_that_is_kept_holds_nothing_of_whom_its_answer_was_for() -> None:

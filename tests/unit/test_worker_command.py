@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SERVICES = {"DATABASE_URL": "postgresql://somebody@127.0.0.1:1/nothing", "REDIS_URL": "redis://127.0.0.1:1/0"}
-UNUSED = ("celery.bin.celery", "prompt_toolkit")
+UNUSED = ("aiohttp", "celery.bin.celery", "prompt_toolkit")
 
 
 def told(*arguments: str) -> "subprocess.CompletedProcess[str]":
