@@ -131,7 +131,11 @@ class Connection(Incoming, asyncio.Protocol):
             waiter.exception()  # whoever asked may be cancelled in this moment: nobody needs to hear of it then
 
     def _offer_first(self, offer: Callable[[bytes], bool], waiter: "asyncio.Future[bytes]") -> None:
-        data = self.take()
+        if len(self.body) == 1 and not self._paused:  # as it goes with nearly every token
+            data = self.body.pop()
+            self._unread = 0
+        else:
+            data = self.take()
         try:
             if offer(data):
                 return
@@ -194,7 +198,11 @@ class Connection(Incoming, asyncio.Protocol):
             self._heard = self._loop.time()
         if (wrong := self._parse(data)) is not None:
             self._fail(BrokenError(wrong))
-        self._tell()
+        waiter, offer = self._waiter, self._offer
+        if waiter is not None and offer is not None and self.body and not self.over and not waiter.done():
+            self._offer_first(offer, waiter)
+        else:
+            self._tell()
         if self._unread > HIGH_WATER and not self._paused and not self.over:
             self._paused = True
             self._transport.pause_reading()

@@ -78,13 +78,13 @@ class Reply:
 
     def offered(self, chunk: bytes) -> bool:
         """Tell the ear of the text that is all that `chunk` holds; returns whether that was done. Else `feed` it."""
-        shape, events = self._shape, self._events
-        if shape is None or events is None or not events.idle or self._text.half or self._ear is None:
+        shape, events, ear = self._shape, self._events, self._ear
+        if shape is None or events is None or not events.idle or self._text.half or ear is None:
             return False
-        text = shape.text_of_one(chunk)
-        if not text or self._size + len(chunk) > MAX_REPLY or not self._ear(text):
+        size = self._size + len(chunk)
+        if size > MAX_REPLY or not (text := shape.text_of_one(chunk)) or not ear(text):
             return False
-        self._size += len(chunk)
+        self._size = size
         return True
 
     def flush(self) -> list[Delta]:

@@ -34,12 +34,20 @@ class Backlog:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, frame: Frame) -> None:
-        """Let a frame wait behind those of its attempt."""
-        self._batches.setdefault((frame.run_id, frame.cursor.attempt), []).append(frame)
-        self._count += 1
-        self._size += len(frame.data)
-        self._stay_within_bounds()
+    def add(self, frame: Frame) -> int:
+        """Let a frame wait behind those of its attempt; returns how many wait."""
+        run_id, cursor, data = frame
+        key = run_id, cursor[0]
+        batch = self._batches.get(key)
+        if batch is None:
+            self._batches[key] = [frame]
+        else:
+            batch.append(frame)
+        self._count = count = self._count + 1
+        self._size = size = self._size + len(data)
+        if count > self._most[0] or size > self._most[1]:
+            self._stay_within_bounds()
+        return count
 
     def extend(self, frames: Batch) -> None:
         """Let some frames of one attempt wait behind those of it that wait."""

@@ -61,6 +61,10 @@ class Frame(NamedTuple):
     data: bytes
 
 
+new = tuple.__new__
+"""Makes frames and cursors, whose own constructors take twice as long."""
+
+
 class Track:
     """Numbers and builds the frames of one attempt of one run."""
 
@@ -91,7 +95,6 @@ class Track:
         """The next frames, one for each event and its data, as `frame` makes them."""
         run_id, attempt, seq = self.run_id, self.attempt, self._seq
         made: list[Frame] = []
-        new = tuple.__new__
         for event, data in events:
             seq += 1
             line = b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (attempt, seq, event.encode(), _in_one_line(data))
@@ -105,11 +108,9 @@ class Track:
         There is one for each token, so whatever they have in common is made once.
         """
         if message_id != self._head_of:
-            self._head_of = message_id
-            self._head = b"\nevent: thread.message.delta\ndata: " + _TEXT_HEAD % message_id.encode()
+            self._begin(message_id)
         run_id, attempt, seq, head = self.run_id, self.attempt, self._seq, self._head
         made: list[Frame] = []
-        new = tuple.__new__
         for text in texts:
             seq += 1
             value = orjson.dumps(text)
@@ -117,11 +118,25 @@ class Track:
                 value = _in_one_line(value)
             tail = _FIRST_TEXT_END if first and not made else _TEXT_END
             data = b"id: %d-%d%b%b%b\n\n" % (attempt, seq, head, value, tail)
-            made.append(
-                new(Frame, (run_id, new(Cursor, (attempt, seq)), data))
-            )  # their own constructors take twice as long
+            made.append(new(Frame, (run_id, new(Cursor, (attempt, seq)), data)))
         self._seq = seq
         return made
+
+    def text(self, message_id: str, text: str, *, first: bool) -> Frame:
+        """The same of one text: tokens mostly come one by one."""
+        if message_id != self._head_of:
+            self._begin(message_id)
+        self._seq = seq = self._seq + 1
+        value = orjson.dumps(text)
+        if not text.isascii():
+            value = _in_one_line(value)
+        tail = _FIRST_TEXT_END if first else _TEXT_END
+        data = b"id: %d-%d%b%b%b\n\n" % (self.attempt, seq, self._head, value, tail)
+        return new(Frame, (self.run_id, new(Cursor, (self.attempt, seq)), data))
+
+    def _begin(self, message_id: str) -> None:
+        self._head_of = message_id
+        self._head = b"\nevent: thread.message.delta\ndata: " + _TEXT_HEAD % message_id.encode()
 
 
 _TEXT_HEAD = b'{"id":"%b","object":"thread.message.delta","delta":{"content":[{"index":0,"type":"text","text":{"value":'

@@ -97,14 +97,22 @@ class Line(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
-        gets, hear, answer = self._reader.gets, self._hear, self._answer
+        gets, hear, waiting = self._reader.gets, self._hear, self._waiting
         try:
             self._reader.feed(data)
             while (said := gets()) is not Ellipsis:
-                if type(said) is not Unasked:
-                    answer(said)
-                elif hear is not None:
-                    hear(said)
+                if type(said) is Unasked:
+                    if hear is not None:
+                        hear(said)
+                elif waiting:
+                    asked, commands, answers = waiting[0]
+                    answers.append(said)
+                    if len(answers) == commands:
+                        waiting.popleft()
+                        if not asked.done():
+                            asked.set_result(answers)
+                else:
+                    raise ConnectionLost(f"nobody asked for {said!r}")
         except Exception as error:
             self._lose(error if isinstance(error, RedisError) else ConnectionLost(repr(error)))
 
@@ -121,16 +129,6 @@ class Line(asyncio.Protocol):
         self._transport.set_protocol(self)
         if self._transport.is_closing():
             self._lose(ConnectionLost("Redis has closed the connection"))
-
-    def _answer(self, said: Json) -> None:
-        if not self._waiting:
-            raise ConnectionLost(f"nobody asked for {said!r}")
-        asked, commands, answers = self._waiting[0]
-        answers.append(said)
-        if len(answers) == commands:
-            self._waiting.popleft()
-            if not asked.done():
-                asked.set_result(answers)
 
     def _look(self) -> None:
         self._watch = None

@@ -103,6 +103,11 @@ class Publisher:
         self._frames.extend(frames)
         self._wanted.set()
 
+    def delta(self, frame: Frame) -> None:
+        """The same with one: most come alone. While others wait, it is known already that there are some."""
+        if self._frames.add(frame) == 1:
+            self._wanted.set()
+
     def events(self, frames: Batch) -> None:
         """Publish some frames of one attempt, in order, as soon as single ones."""
         self._frames.extend(frames)
@@ -243,8 +248,8 @@ class Publisher:
 
 def _refusal(answers: Answers) -> str | None:
     """Why Redis does not take writes, if it does not; what else it refuses would be refused again."""
-    for answer in answers:
-        if not isinstance(answer, hiredis.ReplyError):
+    for answer in answers if hiredis.ReplyError in set(map(type, answers)) else ():
+        if type(answer) is not hiredis.ReplyError:
             continue
         if str(answer).startswith(REFUSALS):
             return repr(answer)

@@ -78,23 +78,25 @@ class Tails:
         """
         self._sent, self._held = [], []
         commands: list[bytes] = []
+        tails, held = self._tails, self._held
         for batch in batches:
             run_id, (number, seq), data = batch[0]
             attempt = (run_id, number)
-            tail = self._tails.get(attempt)
+            tail = tails.get(attempt)
             if tail is None or seq != tail.next or now >= tail.until or attempt in firm:
                 commands += self._append(attempt, batch, None if attempt in firm else now)
                 continue
             count = len(batch)
             if count > 1:
-                data = b"".join([frame.data for frame in batch])
-            if tail.size + len(data) > MOST or batch[-1].cursor.seq - seq + 1 != count:
+                data = b"".join([frame[2] for frame in batch])
+            size = tail.size + len(data)
+            if size > MOST or (count > 1 and batch[-1].cursor.seq - seq + 1 != count):
                 commands += self._append(attempt, batch, now)
                 continue
             tail.frames += batch
-            tail.size += len(data)
-            tail.next += count
-            self._held.append(attempt)
+            tail.size = size
+            tail.next = seq + count
+            held.append(attempt)
             commands.append(b"%b$%d\r\n%b\r\n" % (tail.publish, len(data), data))
         if self._tails:
             commands += self._overdue(now)

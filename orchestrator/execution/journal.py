@@ -128,10 +128,11 @@ class Journal:
 
     def go_on_with(self, reply: Reply, text: str) -> bool:
         """The same with one text; returns whether it was told."""
-        if reply.message is None or reply.calls or reply.refusal:
+        message, told = reply.message, reply.text
+        if message is None or reply.calls or reply.refusal:
             return False
-        self._publisher.frames(self._track.texts(reply.message.id, [text], first=not reply.text))
-        reply.text.append(text)
+        self._publisher.delta(self._track.text(message.id, text, first=not told))
+        told.append(text)
         return True
 
     async def say(self, reply: Reply, delta: TextDelta | RefusalDelta) -> None:

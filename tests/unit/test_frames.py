@@ -29,6 +29,8 @@ def test_frames_of_many_texts_are_those_that_are_made_one_by_one() -> None:
     ]
 
     assert [*together.texts("msg_1", texts[:2], first=True), *together.texts("msg_1", texts[2:], first=False)] == made
+    alone = Track("run_1", 3)
+    assert [alone.text("msg_1", text, first=place == 0) for place, text in enumerate(texts)] == made
     assert all(len(frame.data.decode().splitlines()) == 4 for frame in made)
     assert orjson.loads(made[2].data.split(b"data: ")[1])["delta"]["content"][0]["text"]["value"] == texts[2]
 
