@@ -1,4 +1,4 @@
-"""The `Model` that any OpenAI-compatible endpoint is: streamed over aiohttp, tried again while nobody has heard a word.
+"""The `Model` that any OpenAI-compatible endpoint is: streamed, and tried again while nobody has heard a word.
 
 The official client would cost 5 to 20 times the CPU per token (bench/model_client.py), so only its vocabulary is used.
 Open one per process (`async with OpenAIModel(settings) as model`) and share it: connections are kept alive.
