@@ -14,7 +14,7 @@ What must not be forgotten:
 
 import hashlib
 import time
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import structlog
 from redis.exceptions import NoScriptError
@@ -57,6 +57,9 @@ return {{1, 0, 0}}
 """
 TAKE_SHA = hashlib.sha1(TAKE.encode(), usedforsecurity=False).hexdigest()
 
+Call: TypeAlias = tuple[Json, ...]
+"""The script's keys and arguments."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -69,13 +72,22 @@ class Taken(NamedTuple):
     items: list[bytes]
 
 
-def take(connection: Json, books: list[str], lists: list[str], *, ended: list[str], count: int, hand: bytes) -> Taken:
-    """Do it over an idle connection of redis-py. Raises what that raises."""
+def ask(connection: Json, books: list[str], lists: list[str], *, ended: list[str], count: int, hand: bytes) -> Call:
+    """Ask for it over an idle connection of redis-py, on which its `answer` is to be read next. Raises what that
+    raises.
+    """
     call = (len(books) + len(lists), *books, *lists, time.time(), count, hand, *ended)
+    connection.send_command("EVALSHA", TAKE_SHA, *call)
+    return call
+
+
+def answer(connection: Json, call: Call) -> Taken:
+    """What came of it. Raises what redis-py raises."""
     try:
-        noted, place, left, *items = _ask(connection, "EVALSHA", TAKE_SHA, *call)
+        noted, place, left, *items = connection.read_response()
     except NoScriptError:  # Redis is new, or was told to forget
-        noted, place, left, *items = _ask(connection, "EVAL", TAKE, *call)
+        connection.send_command("EVAL", TAKE, *call)
+        noted, place, left, *items = connection.read_response()
     return Taken(bool(noted), place, left, items)
 
 
@@ -91,8 +103,3 @@ def understood(items: list[bytes]) -> list[Json]:
         else:
             messages.append(message)
     return messages
-
-
-def _ask(connection: Json, *command: Json) -> Json:
-    connection.send_command(*command)
-    return connection.read_response()

@@ -5,6 +5,7 @@ fifths of what an empty task costs. Here one script does all of it, for as many 
 `workers.batches`.
 
     nothing waits    BRPOP ──message──▶ TAKE: what ended struck off, the message noted, more taken ──▶ delivered … ended
+                              └──────▶ delivered meanwhile … ended
     something does              TAKE: what ended struck off, more taken ──▶ delivered … ended
 
 Keys and messages are those of the stock transport: workers of both kinds, and other releases, can share a queue.
@@ -23,12 +24,11 @@ What must not be forgotten:
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from queue import Empty
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
-from kombu.transport import TRANSPORT_ALIASES, virtual
+from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
@@ -36,108 +36,20 @@ from redis.retry import Retry
 
 from orchestrator.foreign import Json
 from workers import batches, turns
+from workers.unacknowledged import PAUSE, QoS
 
 BATCH = 100
 """Messages taken at once, at most: they are delivered before the hub looks at anything else."""
-STRUCK = 1000
-"""Messages struck off at once, at most, on the way of taking others."""
-PAUSE = 1.0
-"""Seconds until a Redis that refused is asked again."""
 
 log = structlog.get_logger(__name__)
 
 
-class QoS(stock.QoS):
-    """What is unacknowledged of one channel. `ended` is known to be over, and Redis does not know yet."""
+class _Asked(NamedTuple):
+    """What Redis was asked for and has not answered yet, and what is struck off by it."""
 
-    if TYPE_CHECKING:  # kombu's own, of which its types do not tell
-        channel: Json
-        prefetch_count: int
-        _delivered: Json
-        _dirty: set[str]
-        _flush: Callable[[], None]
-        _quick_append: Callable[[str, Json], None]
-
-    def __init__(self, *args: Json, **kwargs: Json) -> None:
-        super().__init__(*args, **kwargs)
-        self._ended: dict[str, None] = {}  # a signal handler may strike off what we are about to
-        self._noted: set[str] = set()
-        self._refused = False
-        self._pause_until = 0.0
-
-    def expect(self, tags: list[str]) -> None:
-        """Count messages that Redis has noted and that are about to be delivered; what is not, will be given back."""
-        if self._dirty:
-            self._flush()
-        for tag in tags:
-            self._noted.add(tag)
-            self._quick_append(tag, None)
-
-    def append(self, message: Json, delivery_tag: str) -> None:
-        """Count a message, and have Redis note it unless it has."""
-        if delivery_tag in self._noted:
-            self._noted.discard(delivery_tag)
-            virtual.QoS.append(self, message, delivery_tag)
-            return
-        try:
-            super().append(message, delivery_tag)
-        except ResponseError as refusal:
-            self.refused(refusal)
-            virtual.QoS.append(self, message, delivery_tag)
-
-    def ack(self, delivery_tag: str) -> None:
-        """Acknowledge: now if nobody would do it later."""
-        self._ended[delivery_tag] = None
-        cycle = self.channel.connection.cycle
-        if cycle.looped:
-            cycle.flush_later(self.channel)
-        else:
-            self.flush()
-
-    def flush(self, now: bool = True) -> None:
-        """Send what acknowledgements there are; if that fails they are kept. Raises nothing that concerns Redis."""
-        if not self._ended or (not now and time.monotonic() < self._pause_until):
-            return
-        tags = list(self._ended)
-        try:
-            with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
-                pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
-        except (*self.channel.connection_errors, ResponseError) as error:
-            self._pause_until = time.monotonic() + PAUSE
-            self.refused(error)
-            return
-        self.struck(tags)
-
-    def room(self, most: int) -> tuple[int, list[str]]:
-        """How many messages may be taken, of so many, once the tags are struck off that come with the number."""
-        ended = list(islice(self._ended, STRUCK))
-        if not self.prefetch_count:
-            return most, ended
-        known = len(self._delivered) - len(self._dirty)  # more than the limit, if that was lowered
-        return max(0, min(most, self.prefetch_count - known + len(ended))), ended
-
-    def struck(self, tags: list[str]) -> None:
-        """Redis knows that these are over."""
-        self._refused = False
-        for tag in tags:
-            self._ended.pop(tag, None)
-            super(stock.QoS, self).ack(tag)
-
-    def refused(self, error: Exception) -> None:
-        """Say so, once."""
-        if not self._refused:
-            self._refused = True
-            log.warning("broker_refuses", error=repr(error))
-
-    def restore_unacked_once(self, stderr: Json = None) -> None:
-        """Give back what is not acknowledged. What ended is none of it, even if that could not be said."""
-        self.flush()
-        for tag in self._ended:
-            self._delivered.pop(tag, None)
-        if self._ended:
-            log.warning("acknowledgements_lost", count=len(self._ended))
-            self._ended.clear()
-        super().restore_unacked_once(stderr)
+    connection: Json
+    call: batches.Call
+    ended: list[str]
 
 
 class Channel(stock.Channel):
@@ -189,8 +101,7 @@ class Channel(stock.Channel):
 
     def _brpop_read(self, **options: Json) -> bool:
         try:
-            queue, messages = self._read(options)
-            self._hand_out(queue, messages)
+            self._hand_out(*self._read(options))
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
@@ -254,13 +165,33 @@ class Channel(stock.Channel):
         callback = self.connection._callbacks.get(queue)
         if self._closing or callback is None or queue not in self._acknowledged:
             return queue, batches.understood([item])
-        taken = self._take(connection, [key], item)
+        asked = self._ask(connection, [key], item)
+        if self.connection.cycle.looped:
+            return queue, self._deliver_meanwhile(queue, item, asked)
+        taken = self._answered(asked)
         if taken is None or not taken.noted:
             return queue, batches.understood([item])
         return queue, self._expected([item, *taken.items])
 
-    def _take(self, connection: Json, lists: list[str], hand: bytes = b"") -> batches.Taken | None:
-        """Nothing if Redis refuses it."""
+    def _deliver_meanwhile(self, queue: str, item: bytes, asked: "_Asked | None") -> list[Json]:
+        """Deliver the message in hand while Redis notes it; returns what was taken with it. A worker that has nothing
+        else to do would wait for that, and start later by as much.
+        """
+        taken, messages = None, self._expected([item])
+        try:
+            self._hand_out(queue, messages)
+        finally:
+            taken = self._answered(asked)
+            rest = [] if taken is None else self._expected(taken.items)  # given back if the first has failed
+        if messages and (taken is None or not taken.noted):
+            self.qos.note(messages[0]["properties"]["delivery_tag"])
+        return rest
+
+    def _take(self, connection: Json, lists: list[str]) -> batches.Taken | None:
+        """Nothing if there is no room, or Redis refuses it."""
+        return self._answered(self._ask(connection, lists))
+
+    def _ask(self, connection: Json, lists: list[str], hand: bytes = b"") -> "_Asked | None":
         self._waits = False
         count, ended = self.qos.room(BATCH)
         if hand:
@@ -271,14 +202,23 @@ class Channel(stock.Channel):
         books = [self.global_keyprefix + name for name in (self.unacked_key, self.unacked_index_key)]
         lists = [self.global_keyprefix + name for name in lists]
         try:
-            taken = batches.take(connection, books, lists, ended=ended, count=count, hand=hand)
+            return _Asked(connection, batches.ask(connection, books, lists, ended=ended, count=count, hand=hand), ended)
         except self.connection_errors:
             connection.disconnect()
+            raise
+
+    def _answered(self, asked: "_Asked | None") -> batches.Taken | None:
+        if asked is None:
+            return None
+        try:
+            taken = batches.answer(asked.connection, asked.call)
+        except self.connection_errors:
+            asked.connection.disconnect()
             raise
         except ResponseError as refusal:
             self.qos.refused(refusal)
             return None
-        self.qos.struck(ended)
+        self.qos.struck(asked.ended)
         self.connection.cycle.takings += 1
         self._waits = taken.left > 0
         return taken

@@ -18,6 +18,7 @@ from kombu.asynchronous import Hub
 from redis import Redis
 
 from tests.fakes.proxy import Proxy
+from workers import batches
 from workers.wake import Wake
 
 OURS, STOCK = "workers.broker:Transport", "kombu.transport.redis:Transport"
@@ -357,6 +358,42 @@ def test_what_ended_is_struck_off_with_the_next_message_that_comes(
     turn_until(hub, lambda: held(redis) == 0)  # nothing comes any more
 
 
+def test_a_message_is_delivered_before_redis_has_said_that_it_is_noted(
+    opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = opens()
+    register(listener, hub)
+    answer, delivered = batches.answer, []
+
+    def answered(*asked: Any) -> Any:
+        delivered.append(len(listener.heard))
+        return answer(*asked)
+
+    monkeypatch.setattr(batches, "answer", answered)
+    turn_until(hub, lambda: listener.channel._in_poll)  # nothing waits
+    send(range(1))
+    turn_until_heard(hub, listener, 1)
+
+    assert delivered == [1]
+    assert held(redis) == 1
+
+
+def test_what_was_taken_is_given_back_when_the_message_failed_that_was_delivered_meanwhile(
+    opens: Opens, send: Callable[..., None], redis: "Redis", name: str, hub: Any
+) -> None:
+    listener = opens()
+    register(listener, hub)
+    turn_until(hub, lambda: listener.channel._in_poll)
+    listener.broken = True
+    send(range(8))
+    with pytest.raises(LookupError):
+        turn_until_heard(hub, listener, 1)
+
+    listener.connection.release()
+
+    assert (held(redis), waiting(redis, name)) == (0, 8)
+
+
 def test_messages_of_a_higher_priority_come_first_of_what_waits(
     opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any
 ) -> None:
@@ -515,7 +552,7 @@ def test_what_a_batch_had_left_when_its_first_message_failed_is_given_back(
 def test_acknowledgements_that_cannot_be_sent_are_kept_and_sent_later(
     opens: Opens, send: Callable[..., None], redis: "Redis", url: str, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.broker.PAUSE", 0.0)
+    monkeypatch.setattr("workers.unacknowledged.PAUSE", 0.0)
     send(range(6))
     with Proxy.before(url) as proxy:
         listener = opens(at=proxy.url, prefetch=5)
