@@ -71,7 +71,7 @@ async def life() -> AsyncIterator[None]:
         if settings.webhook_url is not None:
             posting = _keep_posting(opened.database, settings.webhook_sweep_interval)
             await stack.enter_async_context(background(posting, "webhooks"))
-        garbage.settle()
+        garbage.settle(settings.run_concurrency)
         log.info("worker_ready", owner=owner)
         yield
 
