@@ -102,6 +102,11 @@ async def retrieve_run(client: Client, job: Job, number: int) -> Answer:
     return _plain(await client.ask("GET", job.paths[number % len(job.paths)]))
 
 
+async def bare(client: Client, _job: Job, _number: int) -> Answer:
+    """What the scripted model says without looking anything up: what an answer takes on this machine at the moment."""
+    return _plain(await client.ask("GET", "/models"))
+
+
 async def direct_tools(client: Client, job: Job, _: int) -> Answer:
     """The model itself, whose function calls are answered at once until it says something."""
     began = time.perf_counter()
@@ -151,7 +156,7 @@ CALLS: dict[str, Call] = {
     call.__name__: call
     for call in (
         *(direct, streamed, stepwise, polled, waited, direct_tools, streamed_tools, stall),
-        *(create_message, list_messages, create_run, create_thread_and_run, retrieve_run),
+        *(create_message, list_messages, create_run, create_thread_and_run, retrieve_run, bare),
     )
 }
 

@@ -2,10 +2,16 @@
 
 Two figures of each request: how many a second eight clients get, and how long one takes when they come at a rate that
 the API carries well, at random moments. A run that was created is carried out meanwhile, as in life.
+
+Of several turns the middle one's percentile counts: one stall of the machine of a third of a second is more than the
+slowest twentieth of a turn. What a server that does next to nothing answers in meanwhile stands beside it, asked by
+another process: it feels the machine, the streams and the generator, and nothing of ours.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
+from typing import Literal
 
 from bench.background import failures, open_streams
 from bench.calls import Job
@@ -17,6 +23,7 @@ from bench.throughput import warm_up
 MODEL = "bench-instant-40"
 CLIENTS = 8
 RATE = 50.0
+TURNS = 3
 OPEN = 200
 DEEP = 1000
 REQUESTS = ("create_message", "list_messages", "retrieve_run", "create_run", "create_thread_and_run")
@@ -24,7 +31,7 @@ REQUESTS = ("create_message", "list_messages", "retrieve_run", "create_run", "cr
 
 def requests(options: Options) -> Iterator[Table]:
     """Requests a second and their times, with 0 and with 200 open streams; polled runs beside the model."""
-    with running(options) as stack, Generator(2) as generator:
+    with running(options) as stack, Generator(3) as generator:
         assistant = stack.assistant(MODEL)
         warm_up(stack, generator, assistant)
         yield _polling(stack, generator, assistant, options)
@@ -34,7 +41,11 @@ def requests(options: Options) -> Iterator[Table]:
         for streams in (0, OPEN):
             rows += _requests(stack, generator, job, paths, streams, options)
     yield Table(
-        "requests", "The API's requests", rows, f"{CLIENTS} clients at once; times at {RATE:.0f} a second offered"
+        "requests",
+        "The API's requests",
+        rows,
+        f"{CLIENTS} clients at once; times at {RATE:.0f} a second offered, of {TURNS} turns the middle one's; bare:"
+        " a server that does nothing, at the same time",
     )
 
 
@@ -58,7 +69,7 @@ def _requests(
 ) -> list[Row]:
     seconds = 2.0 if options.quick else 6.0
     rows: list[Row] = []
-    with open_streams(generator, job, streams, (2 * seconds + 6) * len(REQUESTS)) as slow:
+    with open_streams(generator, job, streams, (2 * seconds + 9) * len(REQUESTS)) as slow:
         for name in REQUESTS:
             progress(f"requests: {name}, {streams} open streams")
             asked = replace(job, call=name, paths=paths.get(name, ()))
@@ -77,30 +88,36 @@ def _fresh(stack: Stack, threads: int) -> tuple[str, ...]:
 def _request(stack: Stack, generator: Generator, job: Job, seconds: float, streams: int) -> Row:
     half = len(job.paths) // 2
     with stack.meter() as used:
-        many = generator.offer(Load(_some(job, 0, half), "loop", CLIENTS, seconds, most=_most(job, half)))[0]
+        many = generator.offer(_load(job, slice(half), "loop", seconds))[0]
     stack.settle(streams)
-    at_rate = Load(_some(job, half, 2 * half), "rate", seconds=seconds, rate=RATE, most=_most(job, half))
-    felt = generator.offer(at_rate)[0]
+    felt: list[Felt] = []
+    bare: list[Felt] = []
+    for turn in range(TURNS):
+        threads = slice(half + half * turn // TURNS, half + half * (turn + 1) // TURNS)
+        ours = replace(_load(job, threads, "rate", seconds / TURNS), seed=turn)
+        control = replace(ours, job=Job(stack.model_url, "bare"), seed=turn + TURNS, most=10**9)
+        one, other = generator.offer(ours, control)
+        felt.append(one)
+        bare.append(other)
     stack.settle(streams)
     return {
         "request": job.call,
         "requests/s": round(many.per_second),
         "api µs each": us(used["api"] / max(1, len(many.totals))),
         "postgres µs each": us(used["postgres"] / max(1, len(many.totals))),
-        "p50 ms": ms(felt.total()),
-        "p95 ms": ms(felt.total(0.95)),
-        "p99 ms": ms(felt.total(0.99)),
-        **failures(many, felt),
+        "p50 ms": ms(together(felt).total()),
+        "p95 ms": ms(median(turn.total(0.95) for turn in felt)),
+        "p99 ms": ms(together(felt).total(0.99)),
+        "bare p95 ms": ms(median(turn.total(0.95) for turn in bare)),
+        **failures(many, *felt, *bare),
     }
 
 
-def _some(job: Job, first: int, last: int) -> Job:
-    """A half of the threads for each measurement, where a thread can be used once."""
-    return replace(job, paths=job.paths[first:last]) if job.call == "create_run" else job
-
-
-def _most(job: Job, threads: int) -> int:
-    return threads if job.call == "create_run" else 10**9
+def _load(job: Job, threads: slice, way: Literal["loop", "rate"], seconds: float) -> Load:
+    """Calls on some of the threads, where a thread can be used once."""
+    once = job.call == "create_run"
+    job = replace(job, paths=job.paths[threads]) if once else job
+    return Load(job, way, CLIENTS, seconds, rate=RATE, most=len(job.paths) if once else 10**9)
 
 
 def _polling(stack: Stack, generator: Generator, assistant: str, options: Options) -> Table:
