@@ -36,6 +36,7 @@ from redis.retry import Retry
 
 from orchestrator.foreign import Json
 from workers import batches, turns
+from workers.starts import delivery
 from workers.unacknowledged import PAUSE, QoS
 
 BATCH = 100
@@ -143,8 +144,9 @@ class Channel(stock.Channel):
             self.settle()
 
     def _hand_out(self, queue: str, messages: list[Json]) -> None:
-        for message in messages:
-            self.connection._deliver(message, queue)
+        with delivery:
+            for message in messages:
+                self.connection._deliver(message, queue)
 
     def _read(self, options: dict[str, Json]) -> tuple[str, list[Json]]:
         connection = self.client.connection

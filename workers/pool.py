@@ -41,6 +41,7 @@ from workers.drain import GRACE, Drain, Manners
 from workers.job import Job, Stop
 from workers.loop import Lifespan, LifespanError, LoopThread
 from workers.reports import Reports
+from workers.starts import Starts
 from workers.tasks import Call, async_task
 
 __all__ = ["Call", "TaskPool", "async_task", "lifespan", "mannered"]
@@ -104,13 +105,13 @@ class TaskPool(BasePool):
             if self.options.get(option):
                 log.warning("worker_option_has_no_effect", option=option)
         self._hub: Json = None
-        self._arrivals: deque[Job] = deque()
         self._coroutines = Lane(self.limit)
         self._functions = Lane(min(self.limit, SYNC_THREADS))
         self._left: list[Job] = []
         self._executed = 0
-        self._loop_told = self._closing = self._closed = self._lost = False
+        self._closing = self._closed = self._lost = False
         self._loop = LoopThread(_lifespan, self._on_lifespan_lost)
+        self._starts = Starts(self._loop, self._start)
         self._reports = Reports(self._loop, self._handle)
         try:
             self._loop.start(state.maybe_shutdown)
@@ -195,23 +196,13 @@ class TaskPool(BasePool):
         while lane.waiting and len(lane.running) < lane.limit and not self._closing:
             job = lane.waiting.popleft()
             lane.running.add(job)
-            if self._hand_over(job):
+            if self._starts.add(job):
                 job.accept()
 
-    def _hand_over(self, job: Job) -> bool:
-        self._arrivals.append(job)
-        if self._loop_told:  # it has not looked yet, and will find this one, too
-            return True
-        self._loop_told = True
-        return self._loop.call(self._start)
-
-    def _start(self) -> None:  # in the loop thread
-        self._loop_told = False
-        while self._arrivals:
-            job = self._arrivals.popleft()
-            if self._lost:
-                job.cancel(Stop.SHUTDOWN)
-            job.start()
+    def _start(self, job: Job) -> None:  # in the loop thread
+        if self._lost:
+            job.cancel(Stop.SHUTDOWN)
+        job.start()
 
     def _terminate_job(self, job: Job) -> None:
         lane = self._lane(job)
@@ -271,6 +262,7 @@ class TaskPool(BasePool):
     def _shut_down(self) -> None:
         """Wait for what runs, or cancel it once the shutdown is cold; then close. A signal handler may nest this."""
         self.on_close()
+        self._starts.tell()  # a handler may have interrupted a delivery
         deadline: float | None = None
         while self._running() and not self._closed:
             if deadline is None and (self._lost or state.should_terminate or self._drain.overdue()):
