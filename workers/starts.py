@@ -3,7 +3,7 @@
     hub thread: add, add, add … the last message is delivered ──▶ loop thread: start all there are
 
 Told of the first at once, the loop's thread fights with the hub's for the interpreter while that delivers the others,
-and each statement claims fewer of them: a thousand runs took twice as long until all were claimed. What it costs the
+and each statement claims fewer of them: a thousand runs took a third longer until all were claimed. What it costs the
 first is the time to deliver the others, a tenth of a millisecond each.
 """
 
