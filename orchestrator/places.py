@@ -3,9 +3,10 @@
     created, resumed, given its thread ──▶ there is room ──▶ has a place, and is woken
                                      └───▶ there is none: queued, unheard of by Redis ──(a place comes free)──▶ woken
 
-A run holds its place until it comes to rest (over, or waiting for outputs), whoever carries it. The transaction that
-frees a place hands it on: to the project's oldest run that waits, or, if all projects share a bound, to the project
-that holds the fewest. Housekeeping gives away what was left over.
+A run holds its place until it comes to rest (over, or waiting for outputs), whoever carries it. Then the place goes to
+the project's oldest run that waits, or, if all projects share a bound, to the project that holds the fewest: in the
+transaction that frees it, or, if a hundred are freed by one statement, in one behind it (see `giving`). Housekeeping
+gives away what was left over.
 
 What must not be forgotten:
 
@@ -14,7 +15,7 @@ What must not be forgotten:
   advisory lock that is kept until the commit: two that count at once would both find the last place free.
 - That lock comes last, after the thread's and the run's rows, and is the only one of its kind in a transaction. Who
   holds it waits for no row: runs that somebody else has locked are passed over.
-- Who hands its own place to another run changes no count, and needs no lock.
+- Who hands its own place to another run changes no count, and needs no lock. Nor does who frees one and gives none.
 """
 
 import random
@@ -103,7 +104,7 @@ async def seek(session: Session, project_id: str, until: str | None = None) -> i
     """Give the places that are free to the runs that wait for them, in order, at the latest `until` that run has one.
     Returns how many got one.
 
-    For whoever has just made a run wait, and for housekeeping.
+    For whoever has just made a run wait, for whoever has freed places (see `giving`), and for housekeeping.
     """
     shared = session.bounds.upstream is not None
     await session.execute(LOCK, {"class": LOCK_CLASS, "shared": shared, "project": project_id})

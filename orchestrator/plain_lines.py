@@ -5,8 +5,9 @@
                     └─▶ completion (completed)
 
 The plain state: the run is in progress, and the attempt and the owner are those of the line; nobody has a row locked
-that the line needs; nobody waits for the thread, or for a place, when it comes free. Who is in any other state is not
-written to, and is not among the answers: `lifecycle`, `closing` and `turns` decide, and word what has happened.
+that the line needs; nobody waits for the thread when it comes free. Who is in any other state is not written to, and is
+not among the answers: `lifecycle`, `closing` and `turns` decide, and word what has happened. A place that comes free is
+nobody's for a moment: where places are scarce, the answers name the project, and `giving` gives them away afterwards.
 
 What must not be forgotten:
 
@@ -35,6 +36,7 @@ from orchestrator.plain_statements import CALLS, CALLS_AFTER_MESSAGES, COMPLETIO
 
 Row: TypeAlias = Json
 """What a statement says of a run that it has written to."""
+Freed: TypeAlias = Callable[[str], None]
 
 
 class Message(NamedTuple):
@@ -128,9 +130,9 @@ HAPPENED: Final[dict[type, str]] = {
         WHERE begun.run_id = $1 AND begun.id = $2""",
     Turn: "SELECT run_id FROM run_steps WHERE run_id = $1 AND id = $2 AND usage IS NOT NULL",
     Outputs: "SELECT run_id FROM run_steps WHERE run_id = $1 AND id = $2 AND step_details::text = $3",
-    Rest: f"SELECT runs.id, runs.expires_at, runs.metadata {_OF_AN_ATTEMPT}",
+    Rest: f"SELECT runs.id, runs.expires_at, runs.metadata, runs.project_id AS crowded {_OF_AN_ATTEMPT}",
     Completion: f"""SELECT runs.id, runs.completed_at, runs.metadata, runs.usage,
-        (SELECT messages.metadata FROM messages WHERE messages.id = $4) {_OF_AN_ATTEMPT}""",  # noqa: S608
+        (SELECT messages.metadata FROM messages WHERE messages.id = $4), runs.project_id AS crowded {_OF_AN_ATTEMPT}""",  # noqa: S608
 }
 """What a line has left behind that was written: the same columns as its statement says of it."""
 
@@ -139,22 +141,23 @@ Asked: TypeAlias = Message | Calls | Turn | Outputs | Rest | Completion
 
 class PlainLines:
     """The lines of a process. Each method returns what the statement says of the run, or None if it was not in the
-    plain state. Raises what `direct` raises: then nobody knows, and `happened` tells later.
+    plain state. Raises what `direct` raises: then nobody knows, and `happened` tells later. `freed` is told of each
+    project of which a scarce place has come free.
     """
 
-    def __init__(self, direct: Direct, bounds: Bounds) -> None:
+    def __init__(self, direct: Direct, bounds: Bounds, freed: Freed) -> None:
         self._direct = direct
+        self._freed = freed
         self._under_way: set[asyncio.Future[None]] = set()
-        self._near = places.asked(bounds, "")
+        asked = places.asked(bounds, "")
+        near = asked["near"], asked.get("near_all")
         self.message: Batch[Message, Row] = Batch(self._of(MESSAGES))
         self.calls: Batch[Calls, Row] = Batch(self._of(CALLS))
         self.calls_after_message: Batch[Calls, Row] = Batch(self._of(CALLS_AFTER_MESSAGES))
         self.turn: Batch[Turn, Row] = Batch(self._of(TURNS))
         self.outputs: Batch[Outputs, Row] = Batch(self._of(OUTPUTS))
-        self.rest: Batch[Rest, Row] = Batch(self._of(RESTS, *self._bounds()))
-        self.completion: Batch[Completion, Row] = Batch(self._of(COMPLETIONS, *self._bounds()))
-        self.may_end = not places.crowded(bounds, waiting=False, near=False)
-        """Whether any place is ever so plentiful that nobody need be asked who gets it."""
+        self.rest: Batch[Rest, Row] = Batch(self._of(RESTS, *near))
+        self.completion: Batch[Completion, Row] = Batch(self._of(COMPLETIONS, *near))
 
     async def happened(self, line: Asked) -> Row:
         """What a line has left behind whose answer was lost, or not waited for; None if it was not written."""
@@ -162,6 +165,7 @@ class PlainLines:
             await asyncio.wait(self._under_way)
         await self._direct.fetch(FREE, line.run_id)
         rows = await self._direct.fetch(HAPPENED[type(line)], line.run_id, *_traces(line))
+        self._tell_freed(rows)  # whoever should have heard of it may not have
         return rows[0] if rows else None
 
     def _of(self, statement: str, *terms: Json) -> Callable[..., Json]:
@@ -174,6 +178,7 @@ class PlainLines:
             finally:
                 self._under_way.discard(answered)
                 answered.set_result(None)
+            self._tell_freed(rows)
             written = {row[0]: row for row in rows}
             if written and len({line.run_id for line in lines}) < len(lines):
                 return _of_the_newest(lines, written)
@@ -181,8 +186,9 @@ class PlainLines:
 
         return carry_out
 
-    def _bounds(self) -> tuple[int, int | None]:
-        return self._near["near"], self._near.get("near_all")
+    def _tell_freed(self, rows: list[Row]) -> None:
+        for project_id in {row.get("crowded") for row in rows} - {None}:
+            self._freed(project_id)
 
 
 def _traces(line: Asked) -> tuple[Json, ...]:

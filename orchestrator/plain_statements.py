@@ -146,7 +146,7 @@ roomy AS MATERIALIZED (
 ),
 saved AS (
     UPDATE run_steps SET step_details = held.details::json, usage = held.usage::json
-    FROM held WHERE run_steps.id = held.step_id AND held.project_id IN (SELECT project_id FROM roomy)
+    FROM held WHERE run_steps.id = held.step_id
     RETURNING held.*
 ),
 closed AS (
@@ -162,11 +162,12 @@ told AS (
 UPDATE runs SET status = 'requires_action', required_action = saved.action::json, owner = NULL, lease_until = NULL,
     losses = 0, placed = false
 FROM saved WHERE runs.id = saved.run_id
-RETURNING runs.id, runs.expires_at, runs.metadata
+RETURNING runs.id, runs.expires_at, runs.metadata,
+    CASE WHEN saved.project_id IN (SELECT project_id FROM roomy) THEN NULL ELSE saved.project_id END AS crowded
 """  # noqa: S608  # our own words
 
 COMPLETIONS: Final = """
-SELECT * FROM assistantd_complete_runs_1(
+SELECT * FROM assistantd_complete_runs_2(
     run_ids => $1, attempts => $2, owners => $3, thread_ids => $4, message_ids => $5, contents => $6, step_ids => $7,
     usages => $8, totals => $9, times => $10, event_ids => $11, near => $12, near_all => $13
 )

@@ -50,6 +50,7 @@ async def life() -> AsyncIterator[None]:
         owner = presence.new_owner()
         model = Illustrated(opened.model, opened.database, opened.storage)
         Worker.runner = runner = Runner(opened.database, model, owner, settings)
+        stack.push_async_callback(runner.close)
         mannered(runner.drain, settings.shutdown_grace)
         upkeep = await stack.enter_async_context(resources.beside(opened, UPKEEP))
         shown = await stack.enter_async_context(presence.present(owner, runner, upkeep, settings))

@@ -28,6 +28,7 @@ from orchestrator.execution.arrivals import Arrivals
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.past import Past
 from orchestrator.foreign import Json
+from orchestrator.giving import Giving
 from orchestrator.patience import Once, Work, patiently
 from orchestrator.plain_lines import PlainLines
 from orchestrator.settings import Settings
@@ -61,9 +62,11 @@ class Claims:
         self._windows = windows
         self._under_way: dict[str, asyncio.Event] = {}
         self._alone = self._left_behind = 0
-        self._plain = None if database.direct is None else PlainLines(database.direct, database.bounds)
+        self._giving = Giving(database)
+        self._plain: PlainLines | None = None
         self._arrivals: Arrivals | None = None
         if database.direct is not None:
+            self._plain = PlainLines(database.direct, database.bounds, self._giving.freed)
             self._arrivals = Arrivals(database, database.direct, owner, self._lease, self._release_row)
 
     async def take(self, run_id: str, attempt: int | None = None) -> Journal | None:
@@ -88,6 +91,10 @@ class Claims:
             return None
         _log_claimed(taken if isinstance(taken, Run) else taken.run)
         return await self._take_over(taken) if isinstance(taken, Run) else taken
+
+    async def close(self) -> None:
+        """Give away what runs have freed, if that takes but a moment. Nothing is taken any more."""
+        await self._giving.close()
 
     async def _receive(self, row: Json) -> Journal | None:
         """The journal of a run that has come with all that it begins with."""

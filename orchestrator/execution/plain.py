@@ -88,14 +88,14 @@ class PlainForms:
         then no step is left to go on with.
         """
         texts = _text(known["step_details"]), _text(known["usage"])
-        if rests and self.lines.may_end:
+        if rests:
             return self._rest(step, texts, objects.required_action(known["step_details"]["tool_calls"]))
         asked = plain_lines.Turn(*self._fence, step.id, *texts)
         return Plain(asked, lambda: self.lines.turn(asked), lambda _: changed(step, **known))
 
     def rest(self, step: RunStep, action: Json) -> Plain[None] | None:
-        """Have the run wait for its client, with a turn's step as it is saved, if that may ever be plain."""
-        if step.usage is None or not self.lines.may_end:
+        """Have the run wait for its client, with a turn's step as it is saved, if that may be plain."""
+        if step.usage is None:
             return None
         return self._rest(step, (_text(step.step_details), _text(step.usage)), action)
 
@@ -123,11 +123,11 @@ class PlainForms:
         return Plain(asked, lambda: self.lines.outputs(asked), told)
 
     def completion(self, reply: Reply, own: Own) -> Plain[None] | None:
-        """Close the reply's message and its step as completed, and end the run so, if that may ever be plain. `own` is
+        """Close the reply's message and its step as completed, and end the run so, if it was opened. `own` is
         what it has said and called before.
         """
         message, step = reply.message, reply.step
-        if message is None or step is None or not self.lines.may_end:
+        if message is None or step is None:
             return None
         content, usage, event_id = reply.content(), objects.usage(reply.usage), self._event_id()
         cost, total = _text(usage), budget.total(self._run, own, usage)
@@ -144,7 +144,7 @@ class PlainForms:
         )
 
         def told(row: Row) -> None:
-            _, completed_at, metadata, spent, pairs = row
+            _, completed_at, metadata, spent, pairs, _ = row
             _, events = self._completed(message, step, content, usage, asked.at, pairs)
             values = {"expires_at": None, "completed_at": completed_at, "usage": spent, "metadata": metadata}
             self._tell_rest("completed", event_id, events, values)

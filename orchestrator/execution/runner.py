@@ -70,6 +70,10 @@ class Runner:
             if now:
                 journal.interrupt(HandedOver())
 
+    async def close(self) -> None:
+        """Let go of the database, once no run is carried any more."""
+        await self._claims.close()
+
     def carried(self) -> Mapping[str, int]:
         """The runs that this process is at, and its attempts at them."""
         return self._claims.unread | {run_id: journal.run.attempt for run_id, journal in self._journals.items()}

@@ -40,7 +40,8 @@ class AtWork:
         self.bare = bare
         self.project_id = project_id
         self.direct = Counted(bare.database.direct)
-        self.lines = PlainLines(self.direct, bare.database.bounds)
+        self.freed: list[str] = []
+        self.lines = PlainLines(self.direct, bare.database.bounds, self.freed.append)
         self._assistants: dict[str, str] = {}
 
     async def claimed(self, count: int = 1, **fields: Any) -> list[Run]:

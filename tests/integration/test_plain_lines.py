@@ -81,12 +81,30 @@ async def test_a_run_is_not_completed_over_the_heads_of_those_who_wait_for_its_t
 @pytest.mark.parametrize(
     "bounds", [Bounds(MARGIN + 1, None, 100), Bounds(10**6, MARGIN + 1, 100)], ids=["of a project", "of all"]
 )
-async def test_places_that_may_be_scarce_are_not_freed_here(at_work: AtWork, bounds: Bounds) -> None:
-    line, _ = await at_work.saying(2)  # one place is held beside its own
-    assert at_work.bare.database.direct is not None
+async def test_places_that_are_scarce_are_freed_together_and_their_project_is_named_once(
+    at_work: AtWork, bounds: Bounds
+) -> None:
+    lines = await at_work.saying(12)
+    scarce = PlainLines(at_work.direct, bounds, at_work.freed.append)
+    plenty, *few = lines
 
-    assert await PlainLines(at_work.bare.database.direct, bounds).completion(line) is None
-    assert await at_work.statuses([line]) == ["in_progress"]
+    assert await at_work.all([plenty]) == [plenty.run_id]
+    assert at_work.freed == []
+    at_work.direct.statements.clear()
+    assert None not in await asyncio.gather(*map(scarce.completion, few))
+
+    assert at_work.freed == [at_work.project_id]
+    assert len(at_work.direct.statements) == 1
+    assert set(await at_work.statuses(lines)) == {"completed"}
+
+
+async def test_places_that_were_freed_by_what_nobody_answered_are_known_once_that_is(at_work: AtWork) -> None:
+    (line,) = await at_work.saying()
+    assert await at_work.all([line]) == [line.run_id]
+
+    assert await at_work.lines.happened(line) is not None
+
+    assert at_work.freed == [at_work.project_id]
 
 
 async def test_a_creator_who_commits_while_a_statement_is_under_way_is_seen(
@@ -95,11 +113,11 @@ async def test_a_creator_who_commits_while_a_statement_is_under_way_is_seen(
     """The statement has begun, and holds no lock yet, when somebody makes a run wait for the thread."""
     line, another = await at_work.saying(2)  # both lock what they find free: one thread for each
     connection = await asyncpg.connect(bare_settings.database_url.get_secret_value())
-    definition = "SELECT pg_get_functiondef('assistantd_complete_runs_1'::regproc)"
+    definition = "SELECT pg_get_functiondef('assistantd_complete_runs_2'::regproc)"
     paused, times = re.subn(
         r"unnest\(thread_ids\) AS asked\(id\)",
         "(SELECT id FROM unnest(thread_ids) AS id, pg_advisory_xact_lock_shared(4713) OFFSET 0) AS asked",
-        (await connection.fetchval(definition)).replace("complete_runs_1", "complete_runs_paused"),
+        (await connection.fetchval(definition)).replace("complete_runs_2", "complete_runs_paused"),
     )
     assert times == 1
     await connection.execute(paused)
