@@ -178,6 +178,7 @@ class Connection(Incoming, asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection."""
         self.busy = False
+        self._offer = None
         self._transport.abort()
 
     # -- what the transport says --
@@ -221,6 +222,7 @@ class Connection(Incoming, asyncio.Protocol):
             if exc is not None or not self.status or self._framed:
                 self.error = BrokenError(type(exc).__name__ if exc is not None else "connection closed")
         self._tell()
+        del self._parser  # it and we hold each other
 
     # -- what follows --
 

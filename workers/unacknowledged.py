@@ -90,6 +90,7 @@ class QoS(stock.QoS):
             self.refused(error)
             return
         self.struck(tags)
+        self._flush()  # messages that are over; the next may be long in coming
 
     def room(self, most: int) -> tuple[int, list[str]]:
         """How many messages may be taken, of so many, once the tags are struck off that come with the number."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import errno
+import gc
 import gzip
 import ipaddress
 import math
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from orchestrator import http_connection, http_stream
-from orchestrator.http_connection import BrokenError, SilenceError
+from orchestrator.http_connection import BrokenError, Connection, SilenceError
 from orchestrator.http_stream import Answer, Inflater, Server, Target
 
 DEADLINE = 60.0
@@ -246,6 +247,29 @@ async def test_a_connection_that_is_kept_holds_nothing_of_whom_its_answer_was_fo
         del taken
         assert held() is None
         assert server._free
+
+
+async def test_a_connection_that_is_cut_leaves_nothing_behind_that_only_the_collector_would_find(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_stream, "MOST_FREE", 0)
+    async with Script(WHOLE).running() as server:
+        gc.collect()
+        gc.disable()
+        try:
+            answer, taken = await ask(server), Taken()
+            held = weakref.ref(taken)
+            while await answer.read(offer=taken.take):
+                pass
+            answer.close()
+            del taken
+            assert held() is None
+            del answer
+            async with asyncio.timeout(DEADLINE):
+                while any(isinstance(one, Connection) for one in gc.get_objects()):  # noqa: ASYNC110  # the loop's doing
+                    await asyncio.sleep(0)
+        finally:
+            gc.enable()
 
 
 async def test_a_compressed_body_is_offered_as_it_was_meant() -> None:
