@@ -11,7 +11,21 @@ from orchestrator import cli
 from orchestrator.cli.up import up
 from orchestrator.embedded.home import Home, State
 
-COMMANDS = ("up", "env", "demo", "doctor", "test", "api", "worker", "beat", "migrate", "model", "run")
+COMMANDS = (
+    "up",
+    "env",
+    "demo",
+    "doctor",
+    "test",
+    "api",
+    "worker",
+    "beat",
+    "migrate",
+    "model",
+    "run",
+    "health",
+    "secrets",
+)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
