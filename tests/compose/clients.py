@@ -18,6 +18,8 @@ from openai.types.beta import AssistantStreamEvent
 TOKENS = 8
 TURNS = f"[[tool=no_such_tool:{{}} first=0.2]] [[tokens={TOKENS} first=0.2 delay=0.1]]"
 """A turn whose call the worker answers itself, which is a checkpoint, and one that says something, for a second."""
+SAYING = 0.7
+"""Seconds that the model takes from the first of these to the last."""
 TEXT = "".join(f"word{number} " for number in range(TOKENS))
 TROUBLE = (APIConnectionError, InternalServerError, httpx2.TransportError)
 PATIENCE = 180.0
@@ -36,10 +38,17 @@ class Heard:
     final: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def spread(self) -> float:
+        """Seconds from the first delta to the last."""
+        return self.times[-1] - self.times[0] if self.times else 0.0
 
     def hear(self, name: str, data: Any) -> None:
         """Take an event."""
         if name == "thread.message.delta":
+            self.times.append(time.monotonic())
             before = self.said.get(data["id"], "")
             self.said[data["id"]] = before + data["delta"]["content"][0]["text"]["value"]
         elif name == "thread.message.completed":

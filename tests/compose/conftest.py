@@ -1,6 +1,7 @@
 """Images are built once a session; each module has deployments of its own, and nothing of them is left."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def image() -> str:
     """The server's image, built from this work tree."""
     return build("server", f"{IMAGE}:latest")
+
+
+@pytest.fixture(scope="session")
+def proxy_image() -> str:
+    """HAProxy's own image if it is there or can be pulled, else one of the distribution's package."""
+    name = "haproxy:3.2"
+    for found in (["docker", "image", "inspect", name], ["docker", "pull", "--quiet", name]):
+        if subprocess.run(found, capture_output=True, timeout=300, check=False).returncode == 0:
+            return name
+    here = Path(__file__).parent
+    return build("", "haproxy-of-the-distribution", "--file", str(here / "haproxy.Dockerfile"), folder=here)
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,10 @@ class Deployment:
             raise AssertionError(f"{error}\n{self.logs()}") from None
         return time.monotonic() - began
 
+    def scale(self, service: str, count: int) -> None:
+        """Have so many containers of a service; those that are there and stay are left alone."""
+        self.up("--no-deps", "--no-recreate", "--scale", f"{service}={count}", service)
+
     def down(self, *arguments: str) -> None:
         """Stop everything and remove it."""
         self.compose("down", "--timeout", "20", "--remove-orphans", *arguments)
@@ -117,6 +121,15 @@ class Deployment:
         everything = ("--all",) if stopped else ()
         ids = self.compose("ps", "--quiet", *everything, *([service] if service else [])).split()
         return list(json.loads(command("docker", "inspect", *ids))) if ids else []
+
+    def members(self, service: str) -> set[str]:
+        """The ids of a service's containers that run."""
+        return {each["Id"] for each in self.containers(service)}
+
+    def stop(self, container: str) -> None:
+        """Stop one container in order, within its own grace, and remove it."""
+        command("docker", "stop", "--time", "60", container)
+        command("docker", "rm", container)
 
     def kill(self, service: str) -> str:
         """Kill the first process of a service, as the kernel would: the engine takes `docker kill` for our wish."""
