@@ -5,6 +5,7 @@ The folder holds what a clean clone does and nothing else, so that the .env of w
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -78,17 +79,18 @@ class Deployment:
 
     def compose(self, *arguments: str, timeout: float = 300, **how: Json) -> str:
         """What `docker compose` prints."""
-        files = [part for path in self.files for part in ("--file", str(path))]
-        profiles = [part for profile in self.profiles for part in ("--profile", profile)]
+        return self.shell(f"docker compose {shlex.join(arguments)}", timeout=timeout, **how)
+
+    def shell(self, line: str, timeout: float = 600, **how: Json) -> str:
+        """What a line prints that an operator might type in the folder."""
         known = {name: value for name, value in os.environ.items() if not name.startswith(("ASSISTANTD_", "UPSTREAM_"))}
-        base = ("docker", "compose", "--progress", "quiet", "--project-name", self.project, "--project-directory")
-        return command(
-            *(*base, str(self.folder), *files, *profiles, *arguments),
-            env=known | self.settings,
-            cwd=self.folder,
-            timeout=timeout,
-            **how,
-        )
+        ours = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_FILE": os.pathsep.join(map(str, self.files)),
+            "COMPOSE_PROFILES": ",".join(self.profiles),
+            "COMPOSE_PROGRESS": "quiet",
+        }
+        return command("sh", "-euc", line, env=known | self.settings | ours, cwd=self.folder, timeout=timeout, **how)
 
     def up(self, *arguments: str) -> float:
         """Start everything and wait until it is healthy; the seconds that took."""
@@ -148,6 +150,5 @@ class Deployment:
 
     def sql(self, statement: str) -> str:
         """What the database answers."""
-        asked = ("psql", "--host=127.0.0.1", "--username=assistantd", "--no-align", "--tuples-only", "--command")
-        password = f"PGPASSWORD=$(cat /run/secrets/password) exec {' '.join(asked)} \"$0\""
-        return self.compose("exec", "-T", "postgres", "sh", "-c", password, statement).strip()
+        asked = ("psql", "--username=assistantd", "--no-align", "--tuples-only", "--command", statement, "assistantd")
+        return self.compose("exec", "-T", "postgres", *asked).strip()
