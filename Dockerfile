@@ -51,38 +51,49 @@ CMD ["api"]
 
 FROM packages AS model-packages
 RUN sed -nE '/^xllamacpp==/,/[^\\]$/p' requirements.lock > model.lock \
-    && python -m pip --python /opt/assistantd/bin/python install \
+    && python -m pip --python /opt/assistantd/bin/python install --target /opt/more \
         --require-hashes --no-deps --only-binary :all: --no-compile --progress-bar off --root-user-action ignore \
         -r model.lock \
-    && /opt/assistantd/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/assistantd/lib
+    && /opt/assistantd/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/more
 
 FROM code AS model-file
 ARG MODEL=0.5b
 ENV ASSISTANTD_MODEL_CACHE=/opt/models
 # With the base image's own Python: the file's parts may come from the package index, and that one has pip.
+# The second time, because a file is known to be whole by its time, of which layers keep whole seconds only.
 RUN packages=$(/opt/assistantd/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
-    && PYTHONPATH="/app:${packages}" python -m orchestrator.cli model pull --model "${MODEL}" \
+    && export PYTHONPATH="/app:${packages}" \
+    && python -m orchestrator.cli model pull --model "${MODEL}" \
+    && touch --date=2026-01-01T00:00:00Z /opt/models/*.gguf \
+    && python -m orchestrator.cli model pull --model "${MODEL}" \
     && rm -f /opt/models/*.lock && chmod -R a+rX /opt/models
 
 FROM server AS model
 ARG MODEL=0.5b
-ENV ASSISTANTD_MODEL_CACHE=/opt/models ASSISTANTD_MODEL=${MODEL}
-COPY --from=model-packages /opt/assistantd /opt/assistantd
+USER 0:0
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+ENV ASSISTANTD_MODEL_CACHE=/opt/models ASSISTANTD_MODEL=${MODEL} PYTHONPATH=/app:/opt/more
+COPY --from=model-packages /opt/more /opt/more
 COPY --from=model-file /opt/models /opt/models
 EXPOSE 8000
 CMD ["model", "serve", "--host", "0.0.0.0", "--port", "8000", "--known-as", "model"]
 
 FROM packages AS flower-packages
 COPY deploy/flower.lock ./
-RUN python -m pip --python /opt/assistantd/bin/python install \
+RUN python -m pip --python /opt/assistantd/bin/python install --target /opt/more \
         --require-hashes --no-deps --only-binary :all: --no-compile --progress-bar off --root-user-action ignore \
         -r flower.lock \
-    && /opt/assistantd/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/assistantd/lib
+    && /opt/assistantd/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/more
 
 FROM server AS flower
-COPY --from=flower-packages /opt/assistantd /opt/assistantd
+ENV PYTHONPATH=/app:/opt/more
+COPY --from=flower-packages /opt/more /opt/more
 EXPOSE 5555
-ENTRYPOINT ["celery", "-q", "-A", "workers.app", "flower"]
+ENTRYPOINT ["python", "-P", "-m", "celery", "-q", "-A", "workers.app", "flower"]
 CMD ["--address=0.0.0.0", "--port=5555"]
 
 FROM server

@@ -58,10 +58,10 @@ def worker(
     """
     import asyncpg
 
-    from orchestrator.settings import get_settings
+    from orchestrator.settings import Settings
     from orchestrator.vital_signs import last_word
 
-    settings, name = get_settings(), host or socket.gethostname()
+    settings, name = Settings(), host or socket.gethostname()
     try:
         age = asyncio.run(last_word(settings.database_url.get_secret_value(), name, timeout))
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -67,6 +67,11 @@ class Client:
         self._assistant_id = assistant_id
         self.conversations: list[Heard] = []
 
+    @property
+    def ended(self) -> int:
+        """How many conversations are over."""
+        return sum(bool(heard.seconds) for heard in self.conversations)
+
     async def talk(self, over: asyncio.Event) -> None:
         """Hold conversations, each to its end."""
         while not over.is_set():
@@ -175,10 +180,9 @@ async def talking(environment: dict[str, str], count: int = 4) -> AsyncIterator[
 
 async def more(clients: list[Client], conversations: int) -> None:
     """Wait until every client has ended so many more conversations than it has by now."""
-    ended = [sum(bool(heard.seconds) for heard in each.conversations) + conversations for each in clients]
+    enough = [client.ended + conversations for client in clients]
     async with asyncio.timeout(PATIENCE):
-        while any(
-            sum(bool(heard.seconds) for heard in each.conversations) < enough
-            for each, enough in zip(clients, ended, strict=True)
-        ):
+        while True:
+            if all(client.ended >= count for client, count in zip(clients, enough, strict=True)):
+                return
             await asyncio.sleep(PAUSE)

@@ -96,7 +96,9 @@ class Deployment:
         """Start everything and wait until it is healthy; the seconds that took."""
         began = time.monotonic()
         try:
-            self.compose("up", "--detach", "--wait", "--wait-timeout", "180", "--no-build", "--pull", "never", *arguments)
+            self.compose(
+                "up", "--detach", "--wait", "--wait-timeout", "180", "--no-build", "--pull", "never", *arguments
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
         return time.monotonic() - began

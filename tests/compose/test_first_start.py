@@ -103,7 +103,9 @@ def test_no_secret_is_in_the_configuration_the_containers_arguments_or_the_logs(
     deployment = started[0]
     read = "for file in /run/assistantd/*; do cat $file; echo; done"
     secrets = deployment.compose("exec", "-T", "api", "sh", "-c", read).split()
-    passwords = [deployment.compose("exec", "-T", name, "cat", "/run/secrets/password") for name in ("postgres", "valkey")]
+    passwords = [
+        deployment.compose("exec", "-T", name, "cat", "/run/secrets/password") for name in ("postgres", "valkey")
+    ]
     seen = deployment.compose("config") + json.dumps(deployment.containers(stopped=True)) + deployment.compose("logs")
 
     assert len(secrets) == 3

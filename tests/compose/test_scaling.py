@@ -12,7 +12,9 @@ from tests.compose.engine import Deployment
 pytestmark = pytest.mark.timeout(900)
 
 UNFINISHED = "SELECT count(*) FROM runs WHERE status IN ('queued', 'in_progress', 'cancelling')"
-CARRIED = "SELECT count(DISTINCT split_part(worker, ':', 1)) FROM run_attempts WHERE started_at > now() - interval '1 hour'"
+CARRIED = (
+    "SELECT count(DISTINCT split_part(worker, ':', 1)) FROM run_attempts WHERE started_at > now() - interval '1 hour'"
+)
 
 
 @pytest.fixture(scope="module")
