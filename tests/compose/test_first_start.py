@@ -7,9 +7,10 @@ import openai
 import pytest
 
 from tests.compose.conftest import Make
-from tests.compose.engine import Deployment
+from tests.compose.engine import ROOT, Deployment
 
 WITHIN = 60.0
+GIVEN = "sk-of-the-model-server-as-the-env-file-has-it"
 QUESTION = 'Weather? [[tool=get_weather:{"city":"Paris"}]] [[text="It rains in Paris." delay=0.01]]'
 WEATHER: Any = {
     "type": "function",
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.timeout(600)
 def started(deploy: Make) -> tuple[Deployment, float]:
     """A deployment, and the seconds that it took to be healthy."""
     deployment = deploy()
+    (deployment.folder / ".env").write_text(f"UPSTREAM_API_KEY={GIVEN}\n")
     return deployment, deployment.up()
 
 
@@ -108,7 +110,32 @@ def test_no_secret_is_in_the_configuration_the_containers_arguments_or_the_logs(
     ]
     seen = deployment.compose("config") + json.dumps(deployment.containers(stopped=True)) + deployment.compose("logs")
 
-    assert len(secrets) == 3
+    assert len(secrets) == 4
+    assert GIVEN in secrets
     for secret in (*secrets, *passwords):
         assert len(secret) > 30
         assert secret not in seen
+
+
+def test_a_secret_that_is_missing_is_named(deploy: Make) -> None:
+    deployment = deploy(ROOT / "deploy" / "compose.external.yaml")
+
+    with pytest.raises(AssertionError, match="DATABASE_URL is missing"):
+        deployment.up()
+
+
+def test_a_database_and_a_broker_of_somebody_else_are_used(started: tuple[Deployment, float], deploy: Make) -> None:
+    theirs = started[0]
+    borrowed = deploy(ROOT / "deploy" / "compose.external.yaml")
+    network = f"networks: {{default: {{name: {theirs.project}_data, external: true}}}}"
+    (borrowed.folder / "network.yaml").write_text(network)
+    borrowed.files = (*borrowed.files, borrowed.folder / "network.yaml")
+    read = "cd /run/assistantd && for name in DATABASE_URL REDIS_URL; do echo $name=$(cat $name); done"
+    (borrowed.folder / ".env").write_text(theirs.compose("exec", "-T", "api", "sh", "-c", read))
+    borrowed.up()
+
+    assert {each["Config"]["Labels"]["com.docker.compose.service"] for each in borrowed.containers()} == {
+        "api",
+        "worker",
+        "scripted",
+    }
