@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         files = SecretsSettingsSource(settings_cls, os.environ.get(SECRETS_DIR) or None)
-        return init_settings, env_settings, files
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, files
 
     @model_validator(mode="after")
     def _webhooks_can_be_signed(self) -> Self:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-from openai import APIConnectionError, AsyncOpenAI, AsyncStream, InternalServerError
+from openai import APIConnectionError, AsyncOpenAI, AsyncStream, InternalServerError, OpenAI
 from openai.types.beta import AssistantStreamEvent
 
 TOKENS = 8
@@ -112,13 +112,15 @@ class Client:
             return await self._client.beta.threads.runs.create(
                 heard.thread_id, assistant_id=self._assistant_id, stream=True
             )
-        return await self._client.get(
+        kind: Any = AssistantStreamEvent  # what the client casts to, a union, is no type
+        told: AsyncStream[AssistantStreamEvent] = await self._client.get(
             heard.path,
             options={"headers": {"Last-Event-ID": heard.cursor} if heard.cursor else {}},
-            cast_to=AssistantStreamEvent,
+            cast_to=kind,
             stream=True,
             stream_cls=AsyncStream[AssistantStreamEvent],
         )
+        return told
 
     async def _insist(self, ask: Any) -> Any:
         while True:
@@ -144,8 +146,13 @@ async def _frames(stream: AsyncStream[AssistantStreamEvent]) -> AsyncIterator[tu
             fields[name] = value
 
 
-def connected(environment: dict[str, str]) -> AsyncOpenAI:
+def official(environment: dict[str, str]) -> OpenAI:
     """The official client, as `assistantd env` configures it."""
+    return OpenAI(base_url=environment["OPENAI_BASE_URL"], api_key=environment["OPENAI_API_KEY"], max_retries=0)
+
+
+def connected(environment: dict[str, str]) -> AsyncOpenAI:
+    """The official asynchronous client."""
     return AsyncOpenAI(
         base_url=environment["OPENAI_BASE_URL"], api_key=environment["OPENAI_API_KEY"], max_retries=0, timeout=60
     )

@@ -28,10 +28,10 @@ Json = Any
 
 def command(*arguments: str, timeout: float = 600, **how: Json) -> str:
     """What a command prints. Raises AssertionError, with all that it said, if it fails."""
-    done = subprocess.run(arguments, capture_output=True, timeout=timeout, check=False, **how)
+    done: Json = subprocess.run(arguments, capture_output=True, timeout=timeout, check=False, **how)
     said = done.stderr.decode(errors="replace")[-6000:]
     assert done.returncode == 0, f"{' '.join(arguments)} ended with {done.returncode}:\n{said}"
-    return done.stdout.decode(errors="replace")
+    return str(done.stdout.decode(errors="replace"))
 
 
 def build(target: str, tag: str, *options: str, folder: Path = ROOT) -> str:
@@ -146,7 +146,7 @@ class Deployment:
 
         def back() -> bool:
             (state,) = [each for each in self.containers(service, stopped=True) if each["Id"] == killed]
-            return state["RestartCount"] > 0 and state["State"].get("Health", {}).get("Status") == "healthy"
+            return bool(state["RestartCount"] and state["State"].get("Health", {}).get("Status") == "healthy")
 
         until(back, f"{service} is back and healthy")
 

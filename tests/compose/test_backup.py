@@ -1,8 +1,8 @@
 """Everything is lost and comes back from a backup, by the commands of docs/deploy.md."""
 
-import openai
 import pytest
 
+from tests.compose.clients import official
 from tests.compose.conftest import Make
 from tests.compose.documented import commands
 
@@ -14,7 +14,7 @@ NOTES = b'{"also": "this"}\n'
 def test_what_was_backed_up_is_there_after_all_volumes_were_lost(deploy: Make) -> None:
     deployment = deploy()
     deployment.up()
-    with openai.OpenAI(**_where(deployment.client_environment())) as client:
+    with official(deployment.client_environment()) as client:
         thread = client.beta.threads.create(messages=[{"role": "user", "content": "Remember this."}])
         file = client.files.create(file=("notes.jsonl", NOTES), purpose="batch")
 
@@ -23,11 +23,7 @@ def test_what_was_backed_up_is_there_after_all_volumes_were_lost(deploy: Make) -
     deployment.shell(commands("restore"))
     deployment.up()
 
-    with openai.OpenAI(**_where(deployment.client_environment())) as client:
+    with official(deployment.client_environment()) as client:
         (message,) = client.beta.threads.messages.list(thread.id).data
         assert message.content[0].to_dict()["text"] == {"value": "Remember this.", "annotations": []}
         assert client.files.content(file.id).read() == NOTES
-
-
-def _where(told: dict[str, str]) -> dict[str, str]:
-    return {"base_url": told["OPENAI_BASE_URL"], "api_key": told["OPENAI_API_KEY"]}

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-import openai
 import pytest
 
+from tests.compose.clients import official
 from tests.compose.conftest import Make
 from tests.compose.engine import ROOT, Deployment
 
@@ -39,8 +39,7 @@ def test_a_clean_clone_is_healthy_within_a_minute(started: tuple[Deployment, flo
 
 
 def test_the_official_client_converses_streamed_with_a_tool_call(started: tuple[Deployment, float]) -> None:
-    told = started[0].client_environment()
-    with openai.OpenAI(base_url=told["OPENAI_BASE_URL"], api_key=told["OPENAI_API_KEY"], max_retries=0) as client:
+    with official(started[0].client_environment()) as client:
         assistant = client.beta.assistants.create(model="scripted", tools=[WEATHER])
         thread = client.beta.threads.create(messages=[{"role": "user", "content": QUESTION}])
         with client.beta.threads.runs.stream(thread_id=thread.id, assistant_id=assistant.id) as stream:

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import openai
 import pytest
 
+from tests.compose.clients import official
 from tests.compose.conftest import Make
 from tests.compose.engine import IMAGE, build, command, until
 
@@ -26,7 +26,6 @@ def test_with_the_model_profile_it_converses_offline(deploy: Make) -> None:
     deployment = deploy(OFFLINE, UPSTREAM_BASE_URL="")
     deployment.profiles = ("model",)
     took = deployment.up()
-    told = deployment.client_environment()
 
     for service in ("worker", "model"):
         said = deployment.compose("exec", "-T", service, "python", "-c", REACH_OUT).strip()
@@ -34,7 +33,7 @@ def test_with_the_model_profile_it_converses_offline(deploy: Make) -> None:
         (network,) = json.loads(command("docker", "network", "inspect", *each["NetworkSettings"]["Networks"]))
         assert network["Internal"]
         assert said == "no way out"
-    with openai.OpenAI(base_url=told["OPENAI_BASE_URL"], api_key=told["OPENAI_API_KEY"], max_retries=0) as client:
+    with official(deployment.client_environment()) as client:
         (model,) = client.models.list().data
         assistant = client.beta.assistants.create(model=model.id, instructions="Answer in one short sentence.")
         thread = client.beta.threads.create(messages=[{"role": "user", "content": "What is a thread?"}])
@@ -51,8 +50,7 @@ def test_with_the_flower_profile_the_workers_are_seen_and_its_port_stays_inside(
     deployment.profiles = ("flower",)
     deployment.up()
     (worker,) = deployment.containers("worker")
-    told = deployment.client_environment()
-    with openai.OpenAI(base_url=told["OPENAI_BASE_URL"], api_key=told["OPENAI_API_KEY"]) as client:
+    with official(deployment.client_environment()) as client:
         assistant = client.beta.assistants.create(model="scripted")
         run = client.beta.threads.create_and_run_poll(assistant_id=assistant.id)
     ask = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:5555/workers?json=1&refresh=1').read().decode())"

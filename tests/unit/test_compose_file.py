@@ -142,11 +142,8 @@ def test_the_example_names_nothing_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("path", OVERRIDES)
 def test_overrides_are_of_services_that_exist(path: str) -> None:
-    class Loader(yaml.SafeLoader):
-        """Compose's own tags are theirs."""
-
-    Loader.add_multi_constructor("!", lambda _loader, _tag, _node: None)
-    named = set(yaml.load((ROOT / path).read_text(), Loader)["services"])  # noqa: S506  # a safe one
+    text = re.sub(r"!(override|reset) ", "", (ROOT / path).read_text())
+    named = set(yaml.safe_load(text)["services"])
 
     assert named <= set(SERVICES) | {"scripted"}
 
