@@ -15,7 +15,6 @@ from api.leaving import Leaving
 from api.sse import Streams
 from orchestrator import projects
 from orchestrator.db import Session
-from orchestrator.direct import Direct
 from orchestrator.events.watcher import Watcher
 from orchestrator.openai_gateway import Gateway
 from orchestrator.resources import Resources
@@ -25,11 +24,6 @@ bearer = HTTPBearer(auto_error=False, description="A key of one of this server's
 
 async def _resources(request: Request) -> Resources:
     found: Resources = request.app.state.resources
-    return found
-
-
-async def _probing(request: Request) -> Direct:
-    found: Direct = request.app.state.probing
     return found
 
 
@@ -60,8 +54,6 @@ async def _session(resources: Annotated[Resources, Depends(_resources)]) -> Asyn
 
 OpenResources = Annotated[Resources, Depends(_resources)]
 ModelGateway = Annotated[Gateway, Depends(_gateway)]
-Probing = Annotated[Direct, Depends(_probing)]
-"""A connection of the probes' own: they must not stand in line behind requests."""
 Events = Annotated[Streams, Depends(_streams)]
 Departure = Annotated[Leaving, Depends(_leaving)]
 Rests = Annotated[Watcher, Depends(_watcher)]

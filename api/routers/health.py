@@ -10,10 +10,10 @@ like one that cannot serve.
 import asyncio
 
 import asyncpg
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
-from api.dependencies import Departure, OpenResources, Probing
+from api.dependencies import Departure, OpenResources
 from orchestrator.direct import Direct
 from orchestrator.migrations import HEAD
 from orchestrator.resources import Resources
@@ -42,11 +42,11 @@ async def health() -> Response:
 
 
 @router.get("/readyz", operation_id="getReadiness", responses={503: {"description": "It cannot serve, or leaves."}})
-async def readiness(resources: OpenResources, probing: Probing, departure: Departure) -> Response:
+async def readiness(request: Request, resources: OpenResources, departure: Departure) -> Response:
     """Say whether requests can be served: 200, with `degraded` while the broker is away, or 503 with what is wrong."""
     if departure.draining:
         return _answer("draining")
-    database, broker = await asyncio.gather(_database(probing), _broker(resources))
+    database, broker = await asyncio.gather(_database(request.app.state.probing), _broker(resources))
     served = "ok" if broker == "ok" else "degraded"
     return _answer(served if database == "ok" else "unavailable", database=database, broker=broker)
 
