@@ -72,15 +72,17 @@ def _told(dotenv: Path | None) -> Mapping[str, str]:
     """What the file assigns. That there is none is fine; that it cannot be read is not."""
     from dotenv import dotenv_values
 
+    if dotenv is None:
+        return {}
     try:
-        if dotenv is None or not dotenv.exists():
-            return {}
         with dotenv.open() as lines:
             return {name: value for name, value in dotenv_values(stream=lines, interpolate=False).items() if value}
+    except FileNotFoundError:
+        return {}
     except PermissionError as error:
         raise CommandError(
-            f"{dotenv.name if dotenv else 'The file'} cannot be read by the user of the containers.",
-            "Let it be read: chmod a+r .env. To keep others out, close the folder that it lies in: chmod o-rwx .",
+            f"{dotenv.name} cannot be read by the containers' user.",
+            f"Let it be read: chmod a+rx . && chmod a+r {dotenv.name}. To keep others out, close the folder above.",
         ) from error
 
 

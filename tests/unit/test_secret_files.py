@@ -1,5 +1,6 @@
 """`assistantd secrets`: what is made is kept, what is given is written, what is no longer given goes."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -65,6 +66,17 @@ def test_a_secret_that_is_needed_and_missing_is_named(
     assert secrets(monkeypatch, into, "--from", str(tmp_path / ".env"), "--need", "DATABASE_URL") == 1
     assert "DATABASE_URL is missing. Set it in .env" in capsys.readouterr().err
     assert not written(into)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read_is_an_error_and_not_overlooked(
+    into: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.touch(mode=0o000)
+
+    assert secrets(monkeypatch, into, "--from", str(dotenv)) == 1
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_no_secret_is_printed(into: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
