@@ -81,7 +81,7 @@ def _told(dotenv: Path | None) -> Mapping[str, str]:
         return {}
     except PermissionError as error:
         raise CommandError(
-            f"{dotenv.name} cannot be read by the containers' user.",
+            f"{dotenv.name}, or the folder that it would be in, cannot be read by the containers' user.",
             f"Let it be read: chmod a+rx . && chmod a+r {dotenv.name}. To keep others out, close the folder above.",
         ) from error
 

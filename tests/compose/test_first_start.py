@@ -7,6 +7,7 @@ import pytest
 
 from tests.compose.clients import official
 from tests.compose.conftest import Make
+from tests.compose.documented import commands
 from tests.compose.engine import ROOT, Deployment
 
 WITHIN = 60.0
@@ -114,6 +115,15 @@ def test_no_secret_is_in_the_configuration_the_containers_arguments_or_the_logs(
     for secret in (*secrets, *passwords):
         assert len(secret) > 30
         assert secret not in seen
+
+
+def test_a_secret_that_is_changed_is_taken_up(started: tuple[Deployment, float]) -> None:
+    deployment = started[0]
+    (deployment.folder / ".env").write_text("UPSTREAM_API_KEY=sk-another\n")
+
+    deployment.shell(commands("changed secrets"))
+
+    assert deployment.compose("exec", "-T", "api", "cat", "/run/assistantd/UPSTREAM_API_KEY") == "sk-another"
 
 
 def test_a_secret_that_is_missing_is_named(deploy: Make) -> None:

@@ -158,3 +158,18 @@ def test_compose_itself_takes_the_files_where_it_is_installed() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_proxy_ends_by_itself_before_it_is_killed() -> None:
+    (most,) = re.findall(r"hard-stop-after (\d+)s", (ROOT / "deploy" / "haproxy.cfg").read_text())
+
+    assert seconds(SERVICES["proxy"]["stop_grace_period"]) > float(most)
+
+
+def test_commands_that_are_called_tested_are() -> None:
+    documented = re.findall(r"<!-- tested: ([a-z ]+) -->", (ROOT / "docs" / "deploy.md").read_text())
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "compose").glob("test_*.py"))
+
+    assert documented
+    for name in documented:
+        assert f'commands("{name}")' in tests
