@@ -14,7 +14,7 @@ from api.leaving import Leaving
 from api.limits import BodyLimit, JsonBodies
 from api.routers import assistants, files, gateway, health, messages, models, run_steps, runs, threads, uploads
 from api.sse import Streams
-from orchestrator import garbage, logs, resources
+from orchestrator import db, garbage, logs, resources
 from orchestrator.background import background
 from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
@@ -54,7 +54,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.streams = streams = Streams(follower, app.state.leaving)
             app.state.means = plain.means(opened, streams, watcher, app.state.leaving)
             app.state.gateway = passing_on
-            async with background(keep_the_time(opened.database), "timekeeping"):
+            probing = db.direct(chosen, connections=1)
+            app.state.probing = probing
+            async with probing.opened(), background(keep_the_time(opened.database), "timekeeping"):
                 if settings is None:  # a process of its own
                     garbage.settle()
                 yield

@@ -24,13 +24,12 @@ from orchestrator.db import Database, Session, session_settings
 from orchestrator.direct import connect
 from orchestrator.errors import LeaseLost, RunCancelled, RunStopped
 from orchestrator.settings import Settings
+from orchestrator.vital_signs import LOCK_CLASS as LOCK_CLASS
 
 log = structlog.get_logger(__name__)
 
 TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)
 
-LOCK_CLASS = 0x0A551
-"""The first key of our advisory locks; the second is a worker's number, or 0 for housekeeping."""
 RETAKE = 0.15
 """Seconds between tries to take a lock that was lost."""
 SETTLING = 3.0

@@ -1,13 +1,19 @@
-"""What can be set from outside, read once from the environment; every process reads the same names."""
+"""What can be set from outside, read once from the environment; every process reads the same names.
+
+ASSISTANTD_SECRETS_DIR may name a folder of files, each with the name of a setting and holding its value: containers
+get their secrets so. The environment overrules them.
+"""
 
 import base64
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
+from typing_extensions import override
 
 UNUSABLE_MODELS = (
     *("text-embedding-*", "text-similarity-*", "text-search-*", "code-search-*", "*-moderation-*"),
@@ -16,6 +22,7 @@ UNUSABLE_MODELS = (
 )
 """Names under which the original had models that do not converse."""
 
+SECRETS_DIR = "ASSISTANTD_SECRETS_DIR"
 RUN_LEASE = 30.0
 RUN_ATTEMPTS = 8
 
@@ -171,6 +178,19 @@ class Settings(BaseSettings):
         default=1800.0, gt=0, description="Longest time for one of them; a silent stream ends sooner, see above."
     )
 
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = SecretsSettingsSource(settings_cls, os.environ.get(SECRETS_DIR) or None)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, files
+
     @model_validator(mode="after")
     def _webhooks_can_be_signed(self) -> Self:
         if self.webhook_url is None:
@@ -208,3 +228,14 @@ class Settings(BaseSettings):
 def get_settings() -> Settings:
     """The settings of this process. Raises pydantic's ValidationError, without values, when one is missing or wrong."""
     return Settings()  # the required ones come from the environment
+
+
+def given(name: str) -> str | None:
+    """What a variable of the environment, or the secret file of this name, says; for commands that ask for no more."""
+    if value := os.environ.get(name):
+        return value
+    folder = os.environ.get(SECRETS_DIR)
+    try:
+        return (Path(folder) / name).read_text().strip() or None if folder else None
+    except FileNotFoundError:
+        return None

@@ -2,17 +2,19 @@
 
 Not ready is a process that is about to end, whose database does not answer, or has an older schema than this release.
 Without the broker it serves all the same, though less well: everything is told by polling, and runs begin when it is
-back. If that took all instances out of service, polling would be refused as well; see ADR 0015.
+back. If that took all instances out of service, polling would be refused as well; see ADR 0015. The database is asked
+over a connection of the probe's own: in a line behind a thousand requests, an instance that is merely busy would look
+like one that cannot serve.
 """
 
 import asyncio
 
-from fastapi import APIRouter, Response
+import asyncpg
+from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Departure, OpenResources
+from orchestrator.direct import Direct
 from orchestrator.migrations import HEAD
 from orchestrator.resources import Resources
 from orchestrator.wire import objects
@@ -23,7 +25,14 @@ PATIENCE = 5.0
 """Seconds that the database has to answer."""
 BRIEF = 0.8
 """Seconds that the broker has, which decides about a word only: probes that wait a second must hear it from all."""
-TROUBLE = (RedisError, SQLAlchemyError, OSError, TimeoutError)
+TROUBLE = (
+    RedisError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 @router.get("/healthz", operation_id="getHealth")
@@ -33,11 +42,11 @@ async def health() -> Response:
 
 
 @router.get("/readyz", operation_id="getReadiness", responses={503: {"description": "It cannot serve, or leaves."}})
-async def readiness(resources: OpenResources, departure: Departure) -> Response:
+async def readiness(request: Request, resources: OpenResources, departure: Departure) -> Response:
     """Say whether requests can be served: 200, with `degraded` while the broker is away, or 503 with what is wrong."""
     if departure.draining:
         return _answer("draining")
-    database, broker = await asyncio.gather(_database(resources), _broker(resources))
+    database, broker = await asyncio.gather(_database(request.app.state.probing), _broker(resources))
     served = "ok" if broker == "ok" else "degraded"
     return _answer(served if database == "ok" else "unavailable", database=database, broker=broker)
 
@@ -47,13 +56,14 @@ def _answer(status: str, **parts: str) -> Response:
     return Response(objects.dump({"status": status, **parts}), code, media_type="application/json")
 
 
-async def _database(resources: Resources) -> str:
+async def _database(probing: Direct) -> str:
     """A schema that is newer than ours is fine: the next release is being rolled out."""
     try:
-        async with asyncio.timeout(PATIENCE), resources.database.engine.connect() as connection:
-            schema = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+        async with asyncio.timeout(PATIENCE):
+            found = await probing.fetch("SELECT max(version_num) FROM alembic_version")
     except TROUBLE as error:
         return type(error).__name__
+    schema = found[0][0]
     return "ok" if schema is not None and schema >= HEAD else "not migrated"
 
 

@@ -9,7 +9,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from orchestrator.cli import demo, doctor, env, model, processes, run, testing, up
+from orchestrator.cli import demo, doctor, env, health, model, processes, run, secret_files, testing, up
 from orchestrator.cli.console import CommandError, command_name, show_error
 from orchestrator.cli.plain_help import Command, Group
 from orchestrator.errors import AssistantdError
@@ -41,6 +41,8 @@ app.command("api", cls=Command, rich_help_panel=SINGLE)(processes.api)
 app.command("worker", cls=Command, rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.worker)
 app.command("beat", cls=Command, rich_help_panel=SINGLE, context_settings=PASS_ON)(processes.beat)
 app.command("migrate", cls=Command, rich_help_panel=SINGLE)(processes.migrate)
+app.add_typer(health.app, name="health", rich_help_panel=SINGLE)
+app.command("secrets", cls=Command, rich_help_panel=SINGLE)(secret_files.secrets)
 
 
 def main() -> None:

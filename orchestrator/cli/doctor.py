@@ -1,7 +1,6 @@
 """`assistantd doctor`: looks at every part and says what to do about each that does not work."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 
 import typer
@@ -11,6 +10,7 @@ from rich.text import Text
 from orchestrator.cli.console import DataOption, err, hint, out, say
 from orchestrator.cli.findings import Check, Finding, Patient, Verdict, failed
 from orchestrator.embedded.home import Home
+from orchestrator.settings import given
 
 MARKS: dict[Verdict, tuple[str, str]] = {
     "ok": ("✓", "bold green"),
@@ -27,7 +27,7 @@ def doctor(data: DataOption = None) -> None:
 
     home = Home(data)
     state = home.running()
-    environment = os.environ.get
+    environment = given
     patient = Patient(
         home,
         hint("up", data),

@@ -1,13 +1,25 @@
 """`assistantd env`: how a client finds the running stack, for a shell's `eval`."""
 
+import os
 import sys
 
 from orchestrator.cli.console import CommandError, DataOption, hint
 from orchestrator.embedded.home import Home, State
+from orchestrator.settings import given
 
 
 def env(data: DataOption = None) -> None:
-    """Print what a client needs to find the running server: eval "$(./assistantd env)"."""
+    """Print what a client needs to find the running server: eval "$(./assistantd env)".
+
+    In a container it is the address that ASSISTANTD_PUBLIC_URL says, and the deployment's own key.
+    """
+    if public := os.environ.get("ASSISTANTD_PUBLIC_URL"):
+        key = given("ASSISTANTD_API_KEY")
+        if key is None:
+            raise CommandError("ASSISTANTD_API_KEY is not set, so only whoever made a key knows one.")
+        deployed = State(0, f"{public.rstrip('/')}/v1", key)
+        sys.stdout.write(deployed.exports() + "\n")
+        return
     sys.stdout.write(ready_state(Home(data), data_given=data is not None).exports() + "\n")
 
 

@@ -34,7 +34,12 @@ app = typer.Typer(
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", metavar="NAME", help="0.5b (491 MB), 1.5b (1.1 GB, better) or tiny (98 MB, for plumbing)."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        envvar="ASSISTANTD_MODEL",
+        help="0.5b (491 MB), 1.5b (1.1 GB, better) or tiny (98 MB, for plumbing).",
+    ),
 ]
 
 
@@ -54,7 +59,7 @@ def pull(
 
 @app.command(cls=Command)
 def serve(
-    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port on 127.0.0.1.")],
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port to listen on.")],
     model: ModelOption = "0.5b",
     slots: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Requests that are answered at once.")] = 2,
     context: Annotated[
@@ -64,17 +69,26 @@ def serve(
         int, typer.Option(metavar="N", min=0, help="Threads that compute; 0 takes what suits the CPUs.")
     ] = 0,
     queue: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that may wait; further ones get 429.")] = 32,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. It asks for no key: keep others away.")
+    ] = "127.0.0.1",
+    known_as: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Answer to this host name, too; to others than these it does not."),
+    ] = None,
 ) -> None:
     """Serve the model like OpenAI's chat completions on 127.0.0.1, fetching it first if need be."""
     from orchestrator import logs
     from orchestrator.embedded.model.catalogue import find
     from orchestrator.embedded.model.engine import Engine, EngineOptions
+    from orchestrator.embedded.model.server import ModelServer
     from orchestrator.embedded.model.server import serve as serve_model
 
     logs.configure(_settings())
     path = fetch(model)
     with Engine(path, EngineOptions(slots=slots, context=context, threads=threads)) as engine:
-        serve_model(engine, find(model), port=port, slots=slots, queue=queue)
+        server = ModelServer(engine, find(model), slots=slots, queue=queue, known_as=known_as)
+        serve_model(server, host=host, port=port)
 
 
 def fetch(name: str, source: str | None = None) -> Path:

@@ -5,7 +5,6 @@ Asks Postgres alone, so that it answers while everything else is down.
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from orchestrator.cli.console import CommandError, DataOption, hint, out
 from orchestrator.cli.plain_help import Command, Group
 from orchestrator.embedded.home import Home
 from orchestrator.foreign import Json
+from orchestrator.settings import given
 
 if TYPE_CHECKING:
     from orchestrator.db import Session
@@ -89,7 +89,7 @@ def _ask(data: DataOption, question: "Callable[[Session], Awaitable[T]]") -> T:
     from pydantic import ValidationError
     from sqlalchemy.exc import SQLAlchemyError
 
-    url = os.environ.get("DATABASE_URL") or _running(data)
+    url = given("DATABASE_URL") or _running(data)
     try:
         return asyncio.run(_asked(url, question))
     except ValidationError:  # another setting is wrong, and is named

@@ -86,6 +86,21 @@ async def test_a_broker_that_hangs_does_not_keep_probes_waiting(api: Api) -> Non
     assert (status, body["status"], body["broker"]) == (200, "degraded", "TimeoutError")
 
 
+async def test_an_instance_whose_connections_are_all_taken_is_ready_all_the_same(
+    bare_settings: Settings, project_id: str
+) -> None:
+    app = create_app(bare_settings.model_copy(update={"database_pool_size": 1}))
+    transport = httpx2.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=60) as http,
+        app.state.resources.database.engine.connect(),
+    ):
+        answer = await http.get("/readyz")
+
+    assert (answer.status_code, answer.json()["database"]) == (200, "ok")
+
+
 async def test_a_process_that_is_about_to_end_is_not_ready_but_lives(api: Api) -> None:
     api.app.state.leaving.drain()
 

@@ -11,7 +11,21 @@ from orchestrator import cli
 from orchestrator.cli.up import up
 from orchestrator.embedded.home import Home, State
 
-COMMANDS = ("up", "env", "demo", "doctor", "test", "api", "worker", "beat", "migrate", "model", "run")
+COMMANDS = (
+    "up",
+    "env",
+    "demo",
+    "doctor",
+    "test",
+    "api",
+    "worker",
+    "beat",
+    "migrate",
+    "model",
+    "run",
+    "health",
+    "secrets",
+)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -53,6 +67,22 @@ def test_env_without_a_stack_fails_on_standard_error(
     said = capsys.readouterr()
     assert code == 1
     assert said.out == ""
+
+
+def test_env_in_a_container_tells_the_public_address_and_the_key_of_the_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ASSISTANTD_API_KEY").write_text("sk-asst-y\n")
+    monkeypatch.delenv("ASSISTANTD_API_KEY", raising=False)
+    monkeypatch.setenv("ASSISTANTD_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("ASSISTANTD_PUBLIC_URL", "https://assistants.example.com/")
+
+    code = run(monkeypatch, "env")
+
+    assert code == 0
+    assert capsys.readouterr().out == (
+        "export OPENAI_BASE_URL=https://assistants.example.com/v1 OPENAI_API_KEY=sk-asst-y\n"
+    )
 
 
 def test_env_while_the_stack_starts_says_so(

@@ -5,6 +5,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from pydantic import ValidationError
 
 from orchestrator.embedded.model.decoding import Arguments, CallBegins, CallEnds, CallReader, Signal
@@ -15,6 +17,7 @@ from orchestrator.embedded.model.prompts import answering, routing, shorten, sig
 from orchestrator.embedded.model.replies import Reply
 from orchestrator.embedded.model.requests import ChatRequest, Function
 from orchestrator.embedded.model.schemas import arguments_schema, calls_schema, simplify
+from orchestrator.embedded.model.server import envelope
 
 WEATHER = {
     "name": "get_weather",
@@ -262,3 +265,16 @@ async def test_a_whole_answer_has_openais_form() -> None:
 
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "refusal": None}
     assert whole["model"] == "the-model"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("model:8000", 200), ("127.0.0.1:1", 200), ("evil.example", 403), ("model.evil.example:80", 403)],
+)
+async def test_the_server_answers_to_the_names_that_it_is_known_by(host: str, status: int) -> None:
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok")
+
+    request = make_mocked_request("GET", "/v1/models", headers={"Host": host})
+
+    assert (await envelope(("127.0.0.1", "model"))(request, answer)).status == status

@@ -88,8 +88,10 @@ class Engine:
     def __enter__(self) -> "Engine":
         try:
             import xllamacpp
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise ModelError("llama.cpp is not installed. Install assistantd with the extra 'embedded'.") from error
+        except ImportError as error:
+            raise ModelError(f"llama.cpp cannot be loaded: {error}. On Debian: apt install libgomp1") from error
         with ExitStack() as cleanup:
             self._socket = cleanup.enter_context(scratch_folder()) / "llama.sock"
             try:

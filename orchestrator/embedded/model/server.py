@@ -2,16 +2,18 @@
 
 It answers as many requests at once as the model has slots; some more wait in line, further ones get 429 with
 Retry-After. A client that goes away frees its slot. There are no keys: nobody but this machine can reach it, and
-requests of web pages are told by their Host header and content type and refused.
+requests of web pages are told by their Host header and content type and refused. In a container it is another address,
+and another name by which it may be called, and the network between containers is what keeps others out.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
 from orchestrator.embedded.model.catalogue import ModelFile
@@ -41,6 +43,7 @@ class Slots:
     """The places at the model, and the line before them."""
 
     def __init__(self, slots: int, queue: int) -> None:
+        self.most = slots
         self._free = asyncio.Semaphore(slots)
         self._queue = queue
         self.busy = 0
@@ -69,21 +72,28 @@ class Slots:
 class ModelServer:
     """The routes, around one engine."""
 
-    def __init__(self, engine: Engine, model: ModelFile, *, slots: int, queue: int) -> None:
+    def __init__(
+        self, engine: Engine, model: ModelFile, *, slots: int, queue: int, known_as: str | None = None
+    ) -> None:
         self._engine = engine
         self._model = model
+        self._hosts = (*LOCAL_HOSTS, *([known_as] if known_as else []))
         self._slots = Slots(slots, queue)
         self._started = int(time.time())
 
     def app(self) -> web.Application:
         """The application, with its life cycle."""
-        app = web.Application(client_max_size=LARGEST_BODY, middlewares=[envelope])
+        app = web.Application(client_max_size=LARGEST_BODY, middlewares=[envelope(self._hosts)])
         app.cleanup_ctx.append(self._life)
         app.router.add_get("/health", self.health)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{id:.+}", self.retrieve)
         app.router.add_post("/v1/chat/completions", self.complete)
         return app
+
+    def facts(self) -> dict[str, str | int]:
+        """What its log says of it."""
+        return {"model": self._model.id, "slots": self._slots.most, "context": self._engine.options.context}
 
     async def health(self, _request: web.Request) -> web.Response:
         """That the model is loaded (nobody answers before), and how much it has to do."""
@@ -183,11 +193,19 @@ async def _logged(events: AsyncIterator[Event], **facts: float | bool) -> AsyncI
         yield event
 
 
-@web.middleware
-async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell every error in OpenAI's envelope, and refuse hosts that are not this machine."""
-    if request.host.rpartition(":")[0] not in LOCAL_HOSTS and request.host not in LOCAL_HOSTS:
-        return Refused(403, error_body("This server answers to its own machine only.")).response
+def envelope(hosts: Collection[str]) -> Middleware:
+    """Tell every error in OpenAI's envelope, and refuse whoever calls us by another name than these."""
+
+    @web.middleware
+    async def enveloped(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.host.rpartition(":")[0] not in hosts and request.host not in hosts:
+            return Refused(403, error_body("This server answers to its own machine only.")).response
+        return await _enveloped(request, handler)
+
+    return enveloped
+
+
+async def _enveloped(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refused as refused:
@@ -214,13 +232,12 @@ def _engine_refusal(error: EngineError) -> web.StreamResponse:
     return Refused(500, error_body(error.message, "server_error")).response
 
 
-def serve(engine: Engine, model: ModelFile, *, port: int, slots: int, queue: int) -> None:
+def serve(server: ModelServer, *, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered then has a few seconds to end."""
-    server = ModelServer(engine, model, slots=slots, queue=queue)
-    log.info("model_server_ready", model=model.id, port=port, slots=slots, context=engine.options.context)
+    log.info("model_server_ready", host=host, port=port, **server.facts())
     web.run_app(
         server.app(),
-        host="127.0.0.1",
+        host=host,
         port=port,
         print=None,
         access_log=None,

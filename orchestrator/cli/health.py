@@ -1,0 +1,88 @@
+"""`assistantd health`: whether the process beside it works, for supervisors that find out by running a command.
+
+Exit code 0 and a word if it does, 1 and a sentence if not. Such a command is started every few seconds for as long as
+the process lives, so it imports next to nothing.
+"""
+
+import asyncio
+import http.client
+import os
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.console import CommandError
+from orchestrator.cli.plain_help import Command, Group
+
+app = typer.Typer(
+    cls=Group,
+    help="Whether a process on this host works: [bold]api[/], [bold]worker[/] or [bold]model[/]. For healthchecks.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+HERE = "127.0.0.1"
+ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # to compare with
+
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait for an answer.")]
+
+
+@app.command(cls=Command)
+def api(timeout: Timeout = 8.0) -> None:
+    """Whether the API on ASSISTANTD_API_PORT can serve: the database answers, and has this release's schema."""
+    host = os.environ.get("ASSISTANTD_API_HOST", HERE)
+    _ask(HERE if host in ANYWHERE else host, int(os.environ.get("ASSISTANTD_API_PORT", "8300")), "/readyz", timeout)
+
+
+@app.command(cls=Command)
+def model(
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port of `model serve`.")],
+    timeout: Timeout = 4.0,
+) -> None:
+    """Whether the built-in model is loaded and answers."""
+    _ask(HERE, port, "/health", timeout)
+
+
+@app.command(cls=Command)
+def worker(
+    host: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another host than this one.", show_default=False)
+    ] = None,
+    timeout: Timeout = 8.0,
+) -> None:
+    """Whether a worker on this host holds its lock in the database, and has been heard of within ASSISTANTD_RUN_LEASE.
+
+    It is not while the database is away: then nobody can say.
+    """
+    import asyncpg
+
+    from orchestrator.settings import Settings
+    from orchestrator.vital_signs import last_word
+
+    settings, name = Settings(), host or socket.gethostname()
+    try:
+        age = asyncio.run(last_word(settings.database_url.get_secret_value(), name, timeout))
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandError(f"The database cannot be asked ({type(error).__name__}).", str(error)) from error
+    if age is None:
+        raise CommandError(f"No worker on {name} holds its lock: it has not begun yet, or has lost the database.")
+    if age > settings.run_lease:
+        raise CommandError(f"The worker on {name} has not been heard of for {age:.0f} seconds.")
+    sys.stdout.write(f"heard of {max(age, 0.0):.1f} s ago\n")
+
+
+def _ask(host: str, port: int, path: str, timeout: float) -> None:
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        said = response.read(1000).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        raise CommandError(f"Nobody answers at {host}:{port} ({error or type(error).__name__}).") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise CommandError(f"It cannot serve: {said}")
+    sys.stdout.write(f"{said}\n")

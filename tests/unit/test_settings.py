@@ -1,0 +1,44 @@
+"""Settings that come as files, as containers get their secrets."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from orchestrator.settings import SECRETS_DIR, Settings, given
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("DATABASE_URL", "REDIS_URL", "UPSTREAM_API_KEY", "ASSISTANTD_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(SECRETS_DIR, str(tmp_path))
+    (tmp_path / "DATABASE_URL").write_text("postgresql://from-a-file\n")
+    (tmp_path / "REDIS_URL").write_text("redis://from-a-file")
+    return tmp_path
+
+
+def test_secrets_are_read_from_the_files_of_a_folder(folder: Path) -> None:
+    (folder / "UPSTREAM_API_KEY").write_text("sk-upstream\n")
+
+    settings = Settings()
+
+    assert settings.database_url.get_secret_value() == given("DATABASE_URL") == "postgresql://from-a-file"
+    assert settings.redis_url.get_secret_value() == "redis://from-a-file"
+    assert settings.upstream_api_key is not None
+    assert settings.upstream_api_key.get_secret_value() == "sk-upstream"
+    assert settings.api_key is None
+    assert given("ASSISTANTD_API_KEY") is None
+
+
+def test_the_environment_overrules_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://from-the-environment")
+
+    assert Settings().database_url.get_secret_value() == given("DATABASE_URL") == "postgresql://from-the-environment"
+
+
+def test_what_is_missing_from_both_is_named(folder: Path) -> None:
+    (folder / "REDIS_URL").unlink()
+
+    with pytest.raises(ValidationError, match="REDIS_URL"):
+        Settings()
