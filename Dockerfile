@@ -24,7 +24,7 @@ COPY orchestrator /app/orchestrator
 COPY workers /app/workers
 RUN /opt/assistantd/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app \
     && printf '#!/bin/sh\nexec /opt/assistantd/bin/python -P -m orchestrator.cli "$@"\n' > /app/assistantd \
-    && chmod 755 /app/assistantd
+    && chmod 755 /app/assistantd && chmod -R a+rX /app
 
 FROM ${PYTHON} AS server
 # Folders that volumes are put on take their owner from here.

@@ -1,5 +1,6 @@
 """compose.yaml, by its schema and by our own rules; what runs it for real is in tests/compose."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -148,16 +149,27 @@ def test_overrides_are_of_services_that_exist(path: str) -> None:
     assert named <= set(SERVICES) | {"scripted"}
 
 
+def test_no_two_services_build_one_image() -> None:
+    built = [service["image"] for service in SERVICES.values() if "build" in service]
+
+    assert len(built) == len(set(built))
+    assert {SERVICES[name]["image"] for name in OURS} <= set(built)
+
+
 def test_compose_itself_takes_the_files_where_it_is_installed() -> None:
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("docker compose is not installed")
+    docker = shutil.which("docker") or ""
+    asked = [docker, "compose", "version", "--short"]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False).stdout if docker else ""
+    version = re.match(r"v?(\d+)\.(\d+)\.(\d+)", told)
+    if version is None or tuple(map(int, version.groups())) < (2, 24, 4):
+        pytest.skip("docker compose is not installed, or older than `!override`")
     for files in ([], ["deploy/compose.external.yaml"]):
         chosen = [part for path in ("compose.yaml", *files) for part in ("--file", str(ROOT / path))]
         command = [docker, "compose", *chosen, "--env-file", "/dev/null", "--profile", "*", "config", "--quiet"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
 
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_proxy_ends_by_itself_before_it_is_killed() -> None:

@@ -40,6 +40,10 @@ def test_no_image_runs_as_root(stage: str) -> None:
     assert last(stage, "USER") == "10001:10001"
 
 
+def test_our_code_can_be_read_whatever_the_modes_of_the_checkout() -> None:
+    assert any("chmod -R a+rX /app" in line for line in stages()["code"][1])
+
+
 @pytest.mark.parametrize("stage", SHIPPED)
 def test_every_image_starts_a_program_and_not_a_shell(stage: str) -> None:
     assert last(stage, "ENTRYPOINT").startswith("[")
