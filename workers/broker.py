@@ -185,8 +185,8 @@ class Channel(stock.Channel):
         finally:
             taken = self._answered(asked)
             rest = [] if taken is None else self._expected(taken.items)  # given back if the first has failed
-        if messages and (taken is None or not taken.noted):
-            self.qos.note(messages[0]["properties"]["delivery_tag"])
+        for message in messages:
+            self.qos.noted_meanwhile(message["properties"]["delivery_tag"], taken is not None and taken.noted)
         return rest
 
     def _take(self, connection: Json, lists: list[str]) -> batches.Taken | None:

@@ -62,10 +62,15 @@ class QoS(stock.QoS):
             self.refused(refusal)
             virtual.QoS.append(self, message, delivery_tag)
 
-    def note(self, delivery_tag: str) -> None:
-        """Have Redis note a message that was delivered already, unless that is over by now."""
+    def noted_meanwhile(self, delivery_tag: str, noted: bool) -> None:
+        """A message was delivered while Redis was to note it. It is over by now, or it must be noted; both never: what
+        was rejected before it was noted would come again.
+        """
         message = self._delivered.get(delivery_tag)
-        if message is not None and delivery_tag not in self._ended and delivery_tag not in self._dirty:
+        over = message is None or delivery_tag in self._dirty
+        if noted and over:
+            self.ack(delivery_tag)
+        elif not noted and not over and delivery_tag not in self._ended:
             self.append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:

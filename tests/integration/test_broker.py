@@ -378,6 +378,25 @@ def test_a_message_is_delivered_before_redis_has_said_that_it_is_noted(
     assert held(redis) == 1
 
 
+def test_a_message_that_is_rejected_before_redis_has_noted_it_does_not_come_again(
+    opens: Opens, send: Callable[..., None], redis: "Redis", hub: Any
+) -> None:
+    listener = opens()
+    register(listener, hub)
+    turn_until(hub, lambda: listener.channel._in_poll)
+    redis.script_flush()  # the script is sent a second time then, after the message is rejected
+
+    def reject(message: Any) -> None:
+        listener.heard.append(message)
+        message.reject()
+
+    listener.consumer.on_message = reject
+    send(range(1))
+    turn_until_heard(hub, listener, 1)
+
+    turn_until(hub, lambda: held(redis) == 0)
+
+
 def test_what_was_taken_is_given_back_when_the_message_failed_that_was_delivered_meanwhile(
     opens: Opens, send: Callable[..., None], redis: "Redis", name: str, hub: Any
 ) -> None:
