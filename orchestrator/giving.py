@@ -71,7 +71,8 @@ class Giving:
         while (project_id := self._next()) is not None:
             self._served.add(project_id)
             try:
-                if await self._give(project_id) == places.BATCH:
+                given = await self._give(project_id)
+                if given == places.BATCH or (given and self._shared):  # who ended meanwhile may have seen none wait
                     self._wanted[project_id] = None
             except Exception as error:  # housekeeping will, whatever it was
                 log.warning("places_not_given", project_id=project_id, error=db.describe(error))

@@ -56,6 +56,10 @@ moment, a bound may be exceeded by as many for each of the others, until as many
 """
 BATCH = 200
 """Places that are given away in one go."""
+BATCH_OF_ALL = MARGIN // 2
+"""The same where projects share a bound. Who neither waits nor knows of runs that do may take a place while they are
+given away, unseen: what one commit gives must stay well within the margin.
+"""
 RETRY_AFTER = (1, 5)
 """Seconds, from and to, after which a client that was refused may come again."""
 LOCK_CLASS = 0x0A552
@@ -108,7 +112,7 @@ async def seek(session: Session, project_id: str, until: str | None = None) -> i
     """
     shared = session.bounds.upstream is not None
     await session.execute(LOCK, {"class": LOCK_CLASS, "shared": shared, "project": project_id})
-    return await _give(session, project_id, BATCH, until)
+    return await _give(session, project_id, BATCH_OF_ALL if shared else BATCH, until)
 
 
 async def hand_on(session: Session, project_id: str, *, waiting: bool) -> None:
