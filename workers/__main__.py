@@ -15,7 +15,7 @@ from orchestrator.foreign import Json
 
 COMMANDS = ("worker", "beat")
 PAINTERS = ("rich", "pygments")
-"""What structlog and Celery import if they can: 7 MB of a worker's memory."""
+"""What structlog and Celery import if they can: 5 MB of a worker's memory."""
 
 
 def without_painters() -> None:
