@@ -1,7 +1,8 @@
 """What can be set from outside, read once from the environment; every process reads the same names.
 
 ASSISTANTD_SECRETS_DIR may name a folder of files, each with the name of a setting and holding its value: containers
-get their secrets so. The environment overrules them.
+get their secrets so. The environment overrules them. What is empty is not set: `NAME=` is how people leave a line for
+later, and no setting has a use for the empty string.
 """
 
 import base64
@@ -12,8 +13,11 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 from typing_extensions import override
+
+from orchestrator.foreign import Json
 
 UNUSABLE_MODELS = (
     *("text-embedding-*", "text-similarity-*", "text-search-*", "code-search-*", "*-moderation-*"),
@@ -27,6 +31,13 @@ RUN_LEASE = 30.0
 RUN_ATTEMPTS = 8
 
 
+class _SecretFiles(SecretsSettingsSource):
+    @override
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Json, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        return value or None, key, is_complex  # `env_ignore_empty` is of variables only
+
+
 class Settings(BaseSettings):
     """Settings of all processes.
 
@@ -34,7 +45,9 @@ class Settings(BaseSettings):
     operators already have; everything else starts with `ASSISTANTD_`. Times are seconds, sizes are bytes.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ASSISTANTD_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ASSISTANTD_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
 
     database_url: SecretStr = Field(validation_alias="DATABASE_URL")
     redis_url: SecretStr = Field(validation_alias="REDIS_URL")
@@ -188,7 +201,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        files = SecretsSettingsSource(settings_cls, os.environ.get(SECRETS_DIR) or None)
+        files = _SecretFiles(settings_cls, os.environ.get(SECRETS_DIR) or None)
         return init_settings, env_settings, dotenv_settings, file_secret_settings, files
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 HERE = "127.0.0.1"
-ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # to compare with
+ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  # to compare with
 
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait for an answer.")]
 
@@ -32,8 +32,8 @@ Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1,
 @app.command(cls=Command)
 def api(timeout: Timeout = 8.0) -> None:
     """Whether the API on ASSISTANTD_API_PORT can serve: the database answers, and has this release's schema."""
-    host = os.environ.get("ASSISTANTD_API_HOST", HERE)
-    _ask(HERE if host in ANYWHERE else host, int(os.environ.get("ASSISTANTD_API_PORT", "8300")), "/readyz", timeout)
+    host = os.environ.get("ASSISTANTD_API_HOST") or HERE
+    _ask(HERE if host in ANYWHERE else host, int(os.environ.get("ASSISTANTD_API_PORT") or "8300"), "/readyz", timeout)
 
 
 @app.command(cls=Command)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.settings import SECRETS_DIR, Settings, given
+from orchestrator.settings import RUN_LEASE, SECRETS_DIR, Settings, given
 
 
 @pytest.fixture
@@ -42,3 +42,16 @@ def test_what_is_missing_from_both_is_named(folder: Path) -> None:
 
     with pytest.raises(ValidationError, match="REDIS_URL"):
         Settings()
+
+
+def test_what_is_empty_is_not_set_wherever_it_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "UPSTREAM_API_KEY").write_text("\n")
+    (folder / "ASSISTANTD_RUN_LEASE").write_text("")
+    monkeypatch.setenv("DATABASE_URL", "")
+
+    settings = Settings()
+
+    assert settings.database_url.get_secret_value() == given("DATABASE_URL") == "postgresql://from-a-file"
+    assert settings.upstream_api_key is None
+    assert given("UPSTREAM_API_KEY") is None
+    assert settings.run_lease == RUN_LEASE
