@@ -5,6 +5,8 @@ the age of its last word tells a process that works from one that hangs, and not
 Asked by a command that is started every few seconds, hence without the ORM, which takes a second to import.
 """
 
+import asyncio
+
 import asyncpg
 
 from orchestrator.direct import connect
@@ -23,12 +25,15 @@ LAST_WORD = """
 
 
 async def last_word(url: str, host: str, timeout: float) -> float | None:
-    """Seconds since a worker process of this host was last heard of; None if none of them holds its lock. Raises
-    asyncpg's errors, OSError and TimeoutError.
+    """Seconds since a worker process of this host was last heard of; None if none of them holds its lock. Takes at most
+    `timeout` seconds in all. Raises asyncpg's errors, OSError and TimeoutError.
     """
-    connection: asyncpg.Connection = await connect(url, timeout=timeout, command_timeout=timeout)
-    try:
-        age: float | None = await connection.fetchval(LAST_WORD, LOCK_CLASS, f"{host}:")
-        return age
-    finally:
-        await connection.close(timeout=timeout)
+    async with asyncio.timeout(timeout):
+        connection: asyncpg.Connection = await connect(url, timeout=timeout)
+        try:
+            age: float | None = await connection.fetchval(LAST_WORD, LOCK_CLASS, f"{host}:")
+            await connection.close()
+        except BaseException:
+            connection.terminate()  # to close it would be to wait once more
+            raise
+    return age

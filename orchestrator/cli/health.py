@@ -1,7 +1,8 @@
 """`assistantd health`: whether the process beside it works, for supervisors that find out by running a command.
 
 Exit code 0 and a word if it does, 1 and a sentence if not. Such a command is started every few seconds for as long as
-the process lives, so it imports next to nothing.
+the process lives, so it imports next to nothing. It ends within its timeout, whatever hangs: who is killed by a
+supervisor that waited too long has not said why.
 """
 
 import asyncio
@@ -9,12 +10,17 @@ import http.client
 import os
 import socket
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import Annotated
 
 import typer
+from typing_extensions import override
 
 from orchestrator.cli.console import CommandError
 from orchestrator.cli.plain_help import Command, Group
+from orchestrator.foreign import Json
 
 app = typer.Typer(
     cls=Group,
@@ -27,6 +33,25 @@ HERE = "127.0.0.1"
 ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  # to compare with
 
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait for an answer.")]
+
+
+class Abandoning(ThreadPoolExecutor):
+    """Threads that nobody waits for at the end: what asks a name server that hangs cannot be interrupted."""
+
+    @override
+    def submit(self, call: Callable[..., Json], /, *arguments: Json, **named: Json) -> "Future[Json]":
+        """Carry out a call in a thread of its own."""
+        future: Future[Json] = Future()
+        future.set_running_or_notify_cancel()  # from here on nobody can cancel it, and so its end can be told
+
+        def carry_out() -> None:
+            try:
+                future.set_result(call(*arguments, **named))
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=carry_out, daemon=True).start()
+        return future
 
 
 @app.command(cls=Command)
@@ -59,11 +84,10 @@ def worker(
     import asyncpg
 
     from orchestrator.settings import Settings
-    from orchestrator.vital_signs import last_word
 
     settings, name = Settings(), host or socket.gethostname()
     try:
-        age = asyncio.run(last_word(settings.database_url.get_secret_value(), name, timeout))
+        age = asyncio.run(_last_word(settings.database_url.get_secret_value(), name, timeout))
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CommandError(f"The database cannot be asked ({type(error).__name__}).", str(error)) from error
     if age is None:
@@ -73,16 +97,31 @@ def worker(
     sys.stdout.write(f"heard of {max(age, 0.0):.1f} s ago\n")
 
 
+async def _last_word(url: str, host: str, timeout: float) -> float | None:
+    from orchestrator.vital_signs import last_word
+
+    asyncio.get_running_loop().set_default_executor(Abandoning())  # asyncio resolves names there
+    return await last_word(url, host, timeout)
+
+
 def _ask(host: str, port: int, path: str, timeout: float) -> None:
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        status, said = Abandoning().submit(_answer, host, port, path, timeout).result(timeout)
+    except TimeoutError as error:
+        raise CommandError(f"Nobody answers at {host}:{port} within {timeout:g} seconds.") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise CommandError(f"Nobody answers at {host}:{port} ({str(error) or type(error).__name__}).") from error
+    if status != http.client.OK:
+        raise CommandError(f"It cannot serve: {said}")
+    sys.stdout.write(f"{said}\n")
+
+
+def _answer(host: str, port: int, path: str, patience: float) -> tuple[int, str]:
+    """Status and the beginning of the body. No single step takes longer than `patience`; all together may."""
+    connection = http.client.HTTPConnection(host, port, timeout=patience)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        said = response.read(1000).decode(errors="replace").strip()
-    except (OSError, http.client.HTTPException) as error:
-        raise CommandError(f"Nobody answers at {host}:{port} ({error or type(error).__name__}).") from error
+        return response.status, response.read(1000).decode(errors="replace").strip()
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise CommandError(f"It cannot serve: {said}")
-    sys.stdout.write(f"{said}\n")
