@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection, its answers parsed as they arrive: what `orchestrator.http_stream` is made of.
 
 At most one request is under way. A connection learns from the transport and the parser (`orchestrator.http_parsing`),
-and whoever reads takes what came since: nothing is awaited for each piece. Everything is bounded: heads, what a server
+and whoever reads takes what came since: nothing is awaited for each piece. Who says little and often is not read every
+time (`orchestrator.http_gathering`). Everything is bounded: heads, what a server
 may send that is neither head nor body, what was read and not yet taken (reading pauses), and silence: one timer, set
 again only when it goes off.
 """
@@ -12,8 +13,11 @@ from typing import Final
 
 from typing_extensions import override
 
+from orchestrator.http_gathering import PATIENCE, Gatherer
 from orchestrator.http_parsing import Incoming
 
+FEW: Final = 8
+"""Pieces that are looked at one by one: each may be a token."""
 HIGH_WATER: Final = 256 * 1024
 """Bytes of a body that wait to be taken; reading pauses beyond."""
 LINGER: Final = 0.25
@@ -35,11 +39,13 @@ class Connection(Incoming, asyncio.Protocol):
         "_due",
         "_forgiving",
         "_free",
+        "_gatherer",
         "_heard",
         "_loop",
         "_offer",
         "_paused",
         "_reading",
+        "_resting",
         "_silence",
         "_timer",
         "_transport",
@@ -51,14 +57,15 @@ class Connection(Incoming, asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self) -> None:
+    def __init__(self, gatherer: Gatherer) -> None:
         super().__init__()
+        self._gatherer = gatherer
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._due = self._heard = 0.0
         self._waiter: asyncio.Future[bytes] | None = None
         self._free: dict[Connection, float] | None = None
-        self.busy = self._paused = False
+        self.busy = self._paused = self._resting = False
         self._begin(0.0)
 
     def _begin(self, silence: float) -> None:
@@ -130,20 +137,34 @@ class Connection(Incoming, asyncio.Protocol):
             waiter.set_exception(self.error)
             waiter.exception()  # whoever asked may be cancelled in this moment: nobody needs to hear of it then
 
-    def _offer_first(self, offer: Callable[[bytes], bool], waiter: "asyncio.Future[bytes]") -> None:
-        if len(self.body) == 1 and not self._paused:  # as it goes with nearly every token
-            data = self.body.pop()
-            self._unread = 0
-        else:
-            data = self.take()
+    def _offer_first(self, offer: Callable[[bytes], bool], waiter: "asyncio.Future[bytes]") -> bool:
+        """Offer the pieces one by one, many as one; returns whether all were taken. Otherwise nobody waits now."""
+        pieces = [self.take()] if self._paused or len(self.body) > FEW else self.body
+        self.body, self._unread, taken = [], 0, 0
         try:
-            if offer(data):
-                return
+            while taken < len(pieces) and offer(pieces[taken]):
+                taken += 1
         except Exception as error:
             waiter.set_exception(error)
         else:
-            waiter.set_result(data)
+            if taken == len(pieces):
+                return True
+            waiter.set_result(b"".join(pieces[taken:]))
         self._waiter = None
+        return False
+
+    def _rest(self) -> None:
+        """Read nothing for a moment."""
+        if not self._resting and not self._paused and self._gatherer.takes(self):
+            self._resting = True
+            self._transport.pause_reading()
+
+    def wake(self) -> None:
+        """Read again after a rest."""
+        if self._resting:
+            self._resting = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def take(self) -> bytes:
         """What came of the body since the last time."""
@@ -163,6 +184,7 @@ class Connection(Incoming, asyncio.Protocol):
         if self.over or self._transport.is_closing():
             return False
         self.take()
+        self.wake()
         self._when_over = when_over
         self._silence = LINGER
         self._watch_silence(LINGER)
@@ -195,13 +217,16 @@ class Connection(Incoming, asyncio.Protocol):
             self.keep = False
             self._transport.abort()
             return
+        last = self._heard
         if self._when_over is None:
             self._heard = self._loop.time()
         if (wrong := self._parse(data)) is not None:
             self._fail(BrokenError(wrong))
         waiter, offer = self._waiter, self._offer
         if waiter is not None and offer is not None and self.body and not self.over and not waiter.done():
-            self._offer_first(offer, waiter)
+            pieces = len(self.body)
+            if self._offer_first(offer, waiter) and (pieces > 1 or self._heard - last < PATIENCE):
+                self._rest()
         else:
             self._tell()
         if self._unread > HIGH_WATER and not self._paused and not self.over:
@@ -256,7 +281,7 @@ class Connection(Incoming, asyncio.Protocol):
         self._timer = None
         if not self.busy or self.over or self._paused:
             return
-        due = self._heard + self._silence
+        due = self._loop.time() + PATIENCE if self._resting else self._heard + self._silence
         if due > self._loop.time():
             self._due = due
             self._timer = self._loop.call_at(due, self._check_silence)

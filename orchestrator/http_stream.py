@@ -16,12 +16,14 @@ import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 
 from orchestrator.http_connection import BrokenError, Connection
+from orchestrator.http_gathering import Gatherer
 
 MOST_FREE: Final = 1_000
 """Connections that are kept although nobody needs them now."""
@@ -72,6 +74,7 @@ class Server:
         self._heads: dict[str, bytes] = {}
         self._free: dict[Connection, float] = {}  # the one that was used last is used next
         self._busy: set[Connection] = set()
+        self._made = partial(Connection, Gatherer(self._busy))
         self._resolved: tuple[float, Sequence[aiohappyeyeballs.AddrInfoType]] = (0.0, [])
         self._resolving = asyncio.Lock()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -162,10 +165,10 @@ class Server:
             addresses = await self._addresses(loop)
             try:
                 if len(addresses) == 1 and (place := _plain(addresses[0])) is not None:  # no race: the loop does it all
-                    made = await loop.create_connection(Connection, *place, ssl=self._tls, server_hostname=name)
+                    made = await loop.create_connection(self._made, *place, ssl=self._tls, server_hostname=name)
                 else:
                     sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=0.25, interleave=1)
-                    made = await loop.create_connection(Connection, sock=sock, ssl=self._tls, server_hostname=name)
+                    made = await loop.create_connection(self._made, sock=sock, ssl=self._tls, server_hostname=name)
             except BaseException:
                 self._resolved = (0.0, [])
                 raise

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from orchestrator import http_connection, http_stream
+from orchestrator import http_connection, http_gathering, http_stream
 from orchestrator.http_connection import BrokenError, Connection, SilenceError
 from orchestrator.http_stream import Answer, Inflater, Server, Target
 
@@ -175,6 +175,62 @@ async def test_what_is_offered_first_and_taken_wakes_nobody() -> None:
         assert await answer.read(offer=take) == b"two"
         assert offered == [b"one", b"two"]
         answer.close()
+
+
+async def test_answers_of_many_small_pieces_are_whole_while_many_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_gathering, "MANY", 8)
+    words = [b"%02d" % number for number in range(50)]
+
+    async def often(writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(CHUNKED)
+        for word in words:
+            writer.write(b"2\r\n%b\r\n" % word)
+            await asyncio.sleep(0.001)
+        writer.write(b"0\r\n\r\n")
+
+    async def heard(server: Server) -> bytes:
+        answer = await ask(server)
+        taken: list[bytes] = []
+        try:
+            while data := await answer.read(offer=into(taken)):
+                taken.append(data)
+        finally:
+            answer.close()
+        return b"".join(taken)
+
+    async with Script(*[often] * 32).running() as server:
+        for _ in range(2):  # the second time over kept connections
+            assert await asyncio.gather(*[heard(server) for _ in range(16)]) == [b"".join(words)] * 16
+        assert not server._busy
+
+
+@pytest.mark.parametrize("end", ["cut", "silence", "left"])
+async def test_an_answer_that_ends_early_while_nobody_looks_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(http_gathering, "MANY", 0)
+
+    async def early(writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(CHUNKED + b"3\r\none\r\n3\r\ntwo\r\n")
+        if end == "cut":
+            await writer.drain()
+            writer.close()
+        else:
+            await asyncio.Event().wait()
+
+    async with Script(early).running() as server:
+        answer = await ask(server, 0.1 if end == "silence" else DEADLINE)
+        taken: list[bytes] = []
+        reading = asyncio.ensure_future(answer.read(offer=into(taken)))
+        await until(lambda: taken == [b"one", b"two"])
+        if end == "left":
+            reading.cancel()
+        with pytest.raises({"cut": BrokenError, "silence": SilenceError, "left": asyncio.CancelledError}[end]):
+            await reading
+        answer.close()
+
+        await until(lambda: not server._busy)
+        assert not server._free
 
 
 async def test_the_end_of_an_answer_is_told_although_what_came_before_was_taken() -> None:
