@@ -15,6 +15,7 @@ from api.limits import BodyLimit, JsonBodies
 from api.routers import assistants, files, gateway, health, messages, models, run_steps, runs, threads, uploads
 from api.sse import Streams
 from orchestrator import db, garbage, logs, resources
+from orchestrator.agreement import keep_agreement
 from orchestrator.background import background
 from orchestrator.events.follower import Follower
 from orchestrator.events.watcher import Watcher
@@ -56,7 +57,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.gateway = passing_on
             probing = db.direct(chosen, connections=1)
             app.state.probing = probing
-            async with probing.opened(), background(keep_the_time(opened.database), "timekeeping"):
+            agreeing = keep_agreement(opened.redis, "api", opened.database.bounds)
+            async with (
+                probing.opened(),
+                background(keep_the_time(opened.database), "timekeeping"),
+                background(agreeing, "agreement"),
+            ):
                 if settings is None:  # a process of its own
                     garbage.settle()
                 yield

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from orchestrator import garbage, housekeeping, marker, presence, resources, storekeeping, webhooks
+from orchestrator.agreement import keep_agreement
 from orchestrator.background import background
 from orchestrator.db import Database
 from orchestrator.errors import RunCancelled
@@ -66,6 +67,8 @@ async def life() -> AsyncIterator[None]:
         await stack.enter_async_context(background(keeping, "housekeeping"))
         marking = marker.keep_marker(opened.database, opened.redis, settings.housekeeping_interval, reconnected)
         await stack.enter_async_context(background(marking, "marker"))
+        agreeing = keep_agreement(opened.redis, "worker", opened.database.bounds)
+        await stack.enter_async_context(background(agreeing, "agreement"))
         storing = _keep_store(opened, settings.storage_sweep_interval)
         await stack.enter_async_context(background(storing, "storekeeping"))
         Worker.courier = await stack.enter_async_context(Courier(opened.database, settings))
