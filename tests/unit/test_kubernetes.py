@@ -1,11 +1,13 @@
 """deploy/kubernetes, by Kubernetes' own strict schema and by our rules."""
 
+import re
+
 import jsonschema_rs
 import pytest
 
 from orchestrator.cli.secret_files import secret_settings
 from orchestrator.settings import Settings
-from tests.unit.deployment import Json, manifests, schema
+from tests.unit.deployment import ROOT, Json, manifests, schema
 
 MANIFESTS = {f"{each['kind']} {each['metadata']['name']}": each for each in manifests()}
 PODS = {name: each["spec"]["template"] for name, each in MANIFESTS.items() if each["kind"] in ("Deployment", "Job")}
@@ -52,8 +54,22 @@ def test_no_secret_is_in_the_configuration_and_no_name_is_wrong() -> None:
         str(field.validation_alias or f"ASSISTANTD_{name.upper()}") for name, field in Settings.model_fields.items()
     }
 
-    assert set(CONFIG) <= settings | {"ASSISTANTD_SECRETS_DIR"}
+    assert set(CONFIG) <= settings | {"ASSISTANTD_SECRETS_DIR", "ASSISTANTD_PUBLIC_URL"}
     assert not set(CONFIG) & secret_settings()
+
+
+def test_the_ingress_serves_the_address_that_is_told() -> None:
+    (rule,) = MANIFESTS["Ingress assistantd"]["spec"]["rules"]
+
+    assert CONFIG["ASSISTANTD_PUBLIC_URL"] == f"https://{rule['host']}"
+
+
+def test_every_manifest_is_applied_where_the_documentation_says_and_the_migration_before_what_needs_it() -> None:
+    first, _, rest = (ROOT / "docs" / "deploy.md").read_text().partition("kubectl wait ")
+    before, after = (set(re.findall(r"deploy/kubernetes/([a-z]+\.yaml)", part)) for part in (first, rest))
+
+    assert before == {"config.yaml", "migrate.yaml"}
+    assert before | after == {path.name for path in (ROOT / "deploy" / "kubernetes").iterdir()}
 
 
 @pytest.mark.parametrize("name", ["Deployment assistantd-api", "Deployment assistantd-worker"])
