@@ -1,17 +1,23 @@
 """Bring the database to this release's schema, and register the deployment's own key.
 
-Safe to start from several places at once: migrations run under an advisory lock.
+Safe to start from several places at once: migrations run under an advisory lock. A schema of a later release is left
+alone: its migrations are such that this one can work with it, and so whoever goes back has nothing else to do.
 """
 
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from orchestrator import db, projects
+from orchestrator.migrations import HEAD
 from orchestrator.presence import LOCK_CLASS
 from orchestrator.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 SCRIPTS = Path(__file__).parent / "migrations"
 LOCK_NUMBER = -1
@@ -41,4 +47,8 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 def _upgrade(connection: Connection) -> None:
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found > HEAD:
+        log.warning("schema_of_a_later_release", found=found, ours=HEAD)
+        return
     command.upgrade(configuration(connection), "head")

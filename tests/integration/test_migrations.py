@@ -6,6 +6,7 @@ import asyncpg
 import pytest_asyncio
 import sqlalchemy as sa
 from alembic import command
+from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import col
@@ -113,6 +114,18 @@ async def test_going_back_cancels_what_waits_and_keeps_the_rest(stack: Stack, ea
     async with db.Session(earlier) as session, session.begin():
         ended = sa.select(col(Run.id)).where(col(Run.status) == "cancelled").order_by(col(Run.id))
         assert list((await session.execute(ended)).scalars()) == ["run_completed_2", "run_queued_2"]
+
+
+async def test_a_schema_of_a_later_release_is_left_alone(stack: Stack, earlier: AsyncEngine) -> None:
+    await migrate(settings(stack))
+    async with earlier.begin() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+
+    await migrate(settings(stack).model_copy(update={"api_key": SecretStr("sk-of-who-went-back")}))
+
+    async with earlier.begin() as connection:
+        assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "9999"
+        assert await connection.scalar(sa.text("SELECT count(*) FROM api_keys")) == 1
 
 
 async def test_processes_of_the_release_before_go_on_during_an_upgrade(stack: Stack, earlier: AsyncEngine) -> None:
