@@ -1,31 +1,58 @@
 """Images are built once a session; each module has deployments of its own, and nothing of them is left."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.compose.engine import IMAGE, Deployment, build
+from tests.compose.engine import IMAGE, Deployment, build, compose_build
 
 Make = Callable[..., Deployment]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """They run by flag only: they need an engine, and minutes."""
-    if os.environ.get("ASSISTANTD_COMPOSE"):
-        return
-    unwanted = pytest.mark.skip(reason="needs a Docker engine: ASSISTANTD_COMPOSE=1 pytest tests/compose")
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(unwanted)
+    ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    if ours and (lacking := _lacking()):
+        for item in ours:
+            item.add_marker(pytest.mark.skip(reason=lacking))
+
+
+def _lacking() -> str:
+    """What they would need and do not have."""
+    if not os.environ.get("ASSISTANTD_COMPOSE"):
+        return "needs a Docker engine: ASSISTANTD_COMPOSE=1 pytest tests/compose"
+    if os.geteuid() != 0:
+        return "needs root: it kills processes of containers as the kernel would"
+    if not shutil.which("docker"):
+        return "needs Docker: no such command is here"
+    for asked in (["docker", "info"], ["docker", "compose", "version"]):
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        if told.returncode:
+            return f"needs a Docker engine, and Compose: {' '.join(asked)} says {told.stderr.strip()[-200:]}"
+    return ""
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
     """The server's image, built from this work tree."""
-    return build("server", f"{IMAGE}:latest")
+    compose_build()
+    return f"{IMAGE}:latest"
+
+
+@pytest.fixture(scope="session")
+def model_image(image: str) -> None:
+    """The image with the small language model."""
+    compose_build("model")
+
+
+@pytest.fixture(scope="session")
+def flower_image(image: str) -> None:
+    """The image with Celery's monitor."""
+    compose_build("flower")
 
 
 @pytest.fixture(scope="session")
@@ -49,5 +76,5 @@ def deploy(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mak
         return made[-1]
 
     yield make
-    for deployment in made:
+    for deployment in reversed(made):  # later ones may use networks of earlier ones
         deployment.down("--volumes")

@@ -1,6 +1,7 @@
 """A deployment on a real engine, as its operator would run it: through `docker compose`, in a folder of its own.
 
-The folder holds what a clean clone does and nothing else, so that the .env of whoever runs the tests stays out.
+The folder holds what a clean clone does and nothing else, so that the .env of whoever runs the tests stays out. Users
+of containers may read what they are given of it, whatever the umask of whoever cloned.
 """
 
 import json
@@ -19,6 +20,7 @@ from orchestrator.embedded.process import free_port
 ROOT = Path(__file__).parents[2]
 IMAGE = "assistantd-under-test"
 BUILD = ("docker", "build", "--quiet", "--network", "host")
+HOST_NETWORK = Path(__file__).parent / "build.yaml"
 SCRIPTED = "http://scripted:9000/v1"
 DEADLINE = 120.0
 POLL = 0.2
@@ -42,6 +44,19 @@ def build(target: str, tag: str, *options: str, folder: Path = ROOT) -> str:
     return tag
 
 
+def compose_build(profile: str = "") -> None:
+    """Make the images of this work tree as docs/deploy.md says, of a profile or of none: `docker compose build`.
+
+    Where Compose has no buildx to leave it to, the engine may be one whose own networks have no way out.
+    """
+    asked = ["docker", "buildx", "version"]
+    plain = subprocess.run(asked, capture_output=True, timeout=60, check=False).returncode == 0
+    files = [ROOT / "compose.yaml"] if plain else [ROOT / "compose.yaml", HOST_NETWORK]
+    chosen = {"COMPOSE_FILE": os.pathsep.join(map(str, files)), "COMPOSE_PROFILES": profile}
+    environment = _without_settings() | chosen | {"ASSISTANTD_IMAGE": IMAGE, "ASSISTANTD_VERSION": "latest"}
+    command("docker", "compose", "--env-file", os.devnull, "build", env=environment, cwd=ROOT, timeout=1800)
+
+
 def until(condition: Callable[[], Json], what: str, deadline: float = DEADLINE) -> Json:
     """The first answer that is true."""
     end = time.monotonic() + deadline
@@ -51,15 +66,29 @@ def until(condition: Callable[[], Json], what: str, deadline: float = DEADLINE) 
     return found
 
 
+def readable(path: Path) -> None:
+    """Let everybody read it and all that is in it."""
+    for each in (path, *path.rglob("*")):
+        each.chmod(0o755 if each.is_dir() else 0o644)
+
+
+def _without_settings() -> dict[str, str]:
+    mine = ("ASSISTANTD_", "UPSTREAM_", "COMPOSE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+
+
 class Deployment:
     """One project of compose, not started yet. `files` are added to compose.yaml and the tests' own."""
 
     def __init__(self, folder: Path, *files: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder / "clone"
-        self.folder.mkdir(mode=0o755)
+        self.folder.mkdir()
         for name in ("compose.yaml", ".env.example", "deploy"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, self.folder / name)
+        shutil.copytree(ROOT / "tests" / "fakes", folder / "tests" / "fakes", ignore=shutil.ignore_patterns("*.pyc"))
+        for each in (self.folder, folder / "tests"):
+            readable(each)
         self.port = free_port()
         self.project = f"test-{self.port}"
         self.files = (self.folder / "compose.yaml", Path(__file__).parent / "engine.yaml", *files)
@@ -67,7 +96,7 @@ class Deployment:
             "ASSISTANTD_IMAGE": IMAGE,
             "API_PORT": str(self.port),
             "UPSTREAM_BASE_URL": SCRIPTED,
-            "TESTS": str(ROOT / "tests"),
+            "TESTS": str(folder / "tests"),
             **(settings or {}),
         }
         self.profiles: tuple[str, ...] = ()
@@ -77,20 +106,27 @@ class Deployment:
         """Where the API is published."""
         return f"http://127.0.0.1:{self.port}"
 
+    def dotenv(self, text: str) -> None:
+        """Write .env, which the containers' user has to be able to read."""
+        path = self.folder / ".env"
+        path.write_text(text)
+        path.chmod(0o644)
+
     def compose(self, *arguments: str, timeout: float = 300, **how: Json) -> str:
         """What `docker compose` prints."""
         return self.shell(f"docker compose {shlex.join(arguments)}", timeout=timeout, **how)
 
     def shell(self, line: str, timeout: float = 600, **how: Json) -> str:
         """What a line prints that an operator might type in the folder."""
-        known = {name: value for name, value in os.environ.items() if not name.startswith(("ASSISTANTD_", "UPSTREAM_"))}
         ours = {
             "COMPOSE_PROJECT_NAME": self.project,
             "COMPOSE_FILE": os.pathsep.join(map(str, self.files)),
             "COMPOSE_PROFILES": ",".join(self.profiles),
             "COMPOSE_PROGRESS": "quiet",
         }
-        return command("sh", "-euc", line, env=known | self.settings | ours, cwd=self.folder, timeout=timeout, **how)
+        return command(
+            "sh", "-euc", line, env=_without_settings() | self.settings | ours, cwd=self.folder, timeout=timeout, **how
+        )
 
     def up(self, *arguments: str) -> float:
         """Start everything and wait until it is healthy; the seconds that took."""

@@ -1,11 +1,10 @@
 """From a clean clone to the first conversation, and what the containers may do."""
 
 import json
-from typing import Any
 
 import pytest
 
-from tests.compose.clients import official
+from tests.compose.clients import WEATHER, official
 from tests.compose.conftest import Make
 from tests.compose.documented import commands
 from tests.compose.engine import ROOT, Deployment
@@ -13,13 +12,6 @@ from tests.compose.engine import ROOT, Deployment
 WITHIN = 60.0
 GIVEN = "sk-of-the-model-server-as-the-env-file-has-it"
 QUESTION = 'Weather? [[tool=get_weather:{"city":"Paris"}]] [[text="It rains in Paris." delay=0.01]]'
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 SERVICES = {"secrets", "postgres", "valkey", "migrate", "api", "worker", "scripted"}
 
 pytestmark = pytest.mark.timeout(600)
@@ -29,7 +21,7 @@ pytestmark = pytest.mark.timeout(600)
 def started(deploy: Make) -> tuple[Deployment, float]:
     """A deployment, and the seconds that it took to be healthy."""
     deployment = deploy()
-    (deployment.folder / ".env").write_text(f"UPSTREAM_API_KEY={GIVEN}\n")
+    deployment.dotenv(f"UPSTREAM_API_KEY={GIVEN}\n")
     return deployment, deployment.up()
 
 
@@ -119,7 +111,7 @@ def test_no_secret_is_in_the_configuration_the_containers_arguments_or_the_logs(
 
 def test_a_secret_that_is_changed_is_taken_up(started: tuple[Deployment, float]) -> None:
     deployment = started[0]
-    (deployment.folder / ".env").write_text("UPSTREAM_API_KEY=sk-another\n")
+    deployment.dotenv("UPSTREAM_API_KEY=sk-another\n")
 
     deployment.shell(commands("changed secrets"))
 
@@ -140,7 +132,7 @@ def test_a_database_and_a_broker_of_somebody_else_are_used(started: tuple[Deploy
     (borrowed.folder / "network.yaml").write_text(network)
     borrowed.files = (*borrowed.files, borrowed.folder / "network.yaml")
     read = "cd /run/assistantd && for name in DATABASE_URL REDIS_URL; do echo $name=$(cat $name); done"
-    (borrowed.folder / ".env").write_text(theirs.compose("exec", "-T", "api", "sh", "-c", read))
+    borrowed.dotenv(theirs.compose("exec", "-T", "api", "sh", "-c", read))
     borrowed.up()
 
     assert {each["Config"]["Labels"]["com.docker.compose.service"] for each in borrowed.containers()} == {

@@ -1,17 +1,23 @@
 """More and fewer workers, and instances of the API behind the proxy, while clients listen: nothing is lost."""
 
 import asyncio
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.embedded.process import free_port
-from tests.compose.clients import SAYING, more, talking
+from tests.compose.clients import SAYING, UNFINISHED, connected, more, talking
 from tests.compose.conftest import Make
 from tests.compose.engine import Deployment
 
 pytestmark = pytest.mark.timeout(900)
 
-UNFINISHED = "SELECT count(*) FROM runs WHERE status IN ('queued', 'in_progress', 'cancelling')"
+SAMPLER = Path(__file__).parent / "sampler.py"
+WATCHED = 10.0
+"""Seconds."""
+MANY = 40
 CARRIED = (
     "SELECT count(DISTINCT split_part(worker, ':', 1)) FROM run_attempts WHERE started_at > now() - interval '1 hour'"
 )
@@ -65,6 +71,39 @@ async def test_the_proxy_passes_streams_on_as_they_come(deployment: Deployment) 
         await more(clients, 1)
 
     assert max(heard.spread for client in clients for heard in client.conversations) > SAYING / 2
+
+
+async def test_connections_stay_within_what_is_documented_for_three_workers_and_two_apis(
+    deployment: Deployment,
+) -> None:
+    environment = deployment.client_environment()
+    await asyncio.to_thread(deployment.scale, "worker", 3)
+    await asyncio.to_thread(deployment.scale, "api", 2)
+    async with talking(environment, count=MANY) as clients, connected(environment) as client:
+        watched = asyncio.create_task(asyncio.to_thread(_watched, deployment))
+        while not watched.done():
+            await asyncio.gather(*(client.beta.assistants.list() for _ in range(MANY)))
+        await more(clients, 1)
+    found = await watched
+
+    print(f"\n{found}")  # noqa: T201
+    for server, most in {"postgres": {"worker": 19, "api": 15}, "valkey": {"worker": 45, "api": 25}}.items():
+        for service, count in most.items():
+            assert 0 < max(found[server][service]) <= count, (server, service)
+    assert found["postgres"]["together"] <= 3 * 19 + 2 * 15 + 1
+    assert deployment.sql(UNFINISHED) == "0"
+
+
+def _watched(deployment: Deployment) -> dict[str, Any]:
+    """The most connections that each container had: of each server, by service."""
+    said = deployment.compose("exec", "-T", "api", "python", "-c", SAMPLER.read_text(), str(WATCHED))
+    found: dict[str, Any] = json.loads(said)
+    for most in found.values():
+        each = most.pop("each")
+        for service in ("worker", "api"):
+            members = [list(one["NetworkSettings"]["Networks"].values()) for one in deployment.containers(service)]
+            most[service] = [sum(each.get(at["IPAddress"], 0) for at in networks) for networks in members]
+    return found
 
 
 def test_connections_to_the_database_stay_within_what_is_documented(deployment: Deployment) -> None:

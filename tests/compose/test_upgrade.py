@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.embedded.process import free_port
 from orchestrator.migrations import HEAD
-from tests.compose.clients import more, talking
+from tests.compose.clients import UNFINISHED, more, talking
 from tests.compose.conftest import Make
 from tests.compose.documented import commands
 from tests.compose.engine import IMAGE, Deployment, build
@@ -28,7 +28,6 @@ def upgrade() -> None:
     op.execute("ALTER TABLE runs ADD COLUMN later text")
     op.execute("CREATE INDEX runs_later ON runs (later) WHERE later IS NOT NULL")
 '''
-UNFINISHED = "SELECT count(*) FROM runs WHERE status IN ('queued', 'in_progress', 'cancelling')"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,12 @@ PUBLISHED = {"api": ["127.0.0.1:8300:8300"], "proxy": ["127.0.0.1:8300:8300"]}
 FIXED = {"api_host", "api_port", "log_format"}
 """Settings that are the image's business."""
 BESIDE = {"ASSISTANTD_SECRETS_DIR", "ASSISTANTD_PUBLIC_URL"}
-OVERRIDES = ("deploy/compose.external.yaml", "tests/compose/engine.yaml", "tests/compose/offline.yaml")
+OVERRIDES = (
+    "deploy/compose.external.yaml",
+    "tests/compose/build.yaml",
+    "tests/compose/engine.yaml",
+    "tests/compose/offline.yaml",
+)
 SIZES = {"small": (1, 1), "medium": (3, 2), "large": (6, 4)}
 """Of docs/deploy.md: workers, and instances of the API."""
 KEPT_BY_POSTGRES = 3
@@ -51,6 +56,14 @@ def test_no_service_may_do_more_than_it_must(name: str) -> None:
     assert set(limits) == {"cpus", "memory", "pids"}
     assert service["logging"]["options"]["max-size"]
     assert service.get("ports", []) == PUBLISHED.get(name, [])
+
+
+def test_a_proxy_that_others_can_reach_does_not_open_the_instances_behind_it() -> None:
+    services = compose(PROXY_ADDRESS="192.0.2.1", PROXY_PORT="443", API_PORT="0")["services"]
+
+    assert services["proxy"]["ports"] == ["192.0.2.1:443:8300"]
+    assert services["api"]["ports"] == ["127.0.0.1:0:8300"]
+    assert services["api"]["environment"]["ASSISTANTD_PUBLIC_URL"] == "http://192.0.2.1:443"
 
 
 @pytest.mark.parametrize("name", LASTING)
