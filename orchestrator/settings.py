@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
+from pydantic_core import from_json
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 from typing_extensions import override
 
 from orchestrator.foreign import Json
@@ -125,7 +132,7 @@ class Settings(BaseSettings):
     context_window: int = Field(
         default=128_000, ge=1024, description="Context window, in tokens, of models of which nothing else is known."
     )
-    context_windows: dict[str, Annotated[int, Field(ge=1024)]] = Field(
+    context_windows: Annotated[dict[str, Annotated[int, Field(ge=1024)]], NoDecode] = Field(
         default_factory=dict, description='By name or prefix, in JSON: {"my-model": 32768}. Overrules what is known.'
     )
 
@@ -176,10 +183,10 @@ class Settings(BaseSettings):
     )
     webhook_sweep_interval: float = Field(default=1.0, gt=0)
 
-    unusable_models: tuple[str, ...] = Field(
+    unusable_models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=UNUSABLE_MODELS, description="Patterns in JSON: assistants and runs cannot have these models."
     )
-    usable_models: tuple[str, ...] = Field(
+    usable_models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Patterns in JSON: the only models that assistants and runs can have; any if there is none.",
     )
@@ -223,6 +230,15 @@ class Settings(BaseSettings):
         if (self.storage_access_key_id is None) != (self.storage_secret_access_key is None):
             raise ValueError("ASSISTANTD_STORAGE_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY belong together")
         return self
+
+    @field_validator("context_windows", "unusable_models", "usable_models", mode="before")
+    @classmethod
+    def _is_json(cls, value: Json) -> Json:
+        """What is not is named as any other mistake is: the sources of pydantic-settings would end with a traceback."""
+        try:
+            return from_json(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError("expected JSON") from None
 
     @field_validator("storage_url")
     @classmethod

@@ -55,3 +55,23 @@ def test_what_is_empty_is_not_set_wherever_it_stands(folder: Path, monkeypatch: 
     assert settings.upstream_api_key is None
     assert given("UPSTREAM_API_KEY") is None
     assert settings.run_lease == RUN_LEASE
+
+
+@pytest.mark.parametrize("name", ["usable_models", "unusable_models", "context_windows"])
+def test_what_should_be_json_and_is_not_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"ASSISTANTD_{name.upper()}", "gpt-*")
+
+    with pytest.raises(ValidationError, match="expected JSON") as told:
+        Settings()
+
+    assert [each["loc"] for each in told.value.errors()] == [(name,)]
+
+
+def test_lists_and_tables_are_json(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSISTANTD_USABLE_MODELS", '["gpt-*", "o3"]')
+    (folder / "ASSISTANTD_CONTEXT_WINDOWS").write_text('{"o3": 2048}')
+
+    settings = Settings()
+
+    assert settings.usable_models == ("gpt-*", "o3")
+    assert settings.context_windows == {"o3": 2048}
