@@ -20,6 +20,8 @@ from api.errors import crashed
 ID_HEADER = b"x-request-id"
 PREFIX = "/v1"
 VERSION = (b"openai-version", b"2020-10-01")
+PROBES = frozenset({"/healthz", "/readyz"})
+"""Asked by every proxy each second: that all is well is worth no line."""
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 log = structlog.get_logger(__name__)
@@ -50,7 +52,8 @@ class RequestContext:
         try:
             await self._served(scope, receive, answer)
         finally:
-            log.info(
+            tell = log.debug if scope["path"] in PROBES and answer.status == 200 else log.info
+            tell(
                 "request_finished",
                 method=scope["method"],
                 route=route(scope),

@@ -68,6 +68,7 @@ def make() -> FastAPI:
 
         return StreamingResponse(parts())
 
+    app.add_api_route("/healthz", dict)
     app.include_router(router)
     install(app)
     app.add_middleware(JsonBodies)
@@ -304,6 +305,15 @@ async def test_a_request_is_one_line_in_the_log_without_ids_query_or_body(client
     ]
     assert all(line["duration_ms"] >= 0 for line in lines)
     assert "secret" not in json.dumps(lines)
+
+
+async def test_a_probe_that_finds_all_well_is_no_news(client: httpx2.AsyncClient) -> None:
+    with structlog.testing.capture_logs() as lines:
+        for path in ("/healthz", "/readyz"):
+            await client.get(path)
+
+    seen = [(line["status"], line["log_level"]) for line in lines]
+    assert seen == [(200, "debug"), (404, "info")]
 
 
 async def test_the_document_shows_the_envelope_and_no_inner_marks() -> None:
