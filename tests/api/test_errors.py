@@ -35,6 +35,10 @@ RAISED: dict[str, Exception] = {
 }
 
 
+async def healthy() -> str:
+    return "ok"
+
+
 def make() -> FastAPI:
     app = FastAPI(strict_content_type=False)
     router = APIRouter(prefix="/v1", responses=RESPONSES)
@@ -68,7 +72,7 @@ def make() -> FastAPI:
 
         return StreamingResponse(parts())
 
-    app.add_api_route("/healthz", dict)
+    app.add_api_route("/healthz", healthy)
     app.include_router(router)
     install(app)
     app.add_middleware(JsonBodies)
