@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "assistantd-under-test"
 BUILD = ("docker", "build", "--quiet", "--network", "host")
 HOST_NETWORK = Path(__file__).parent / "build.yaml"
+KILLED = 128 + signal.SIGKILL
 SCRIPTED = "http://scripted:9000/v1"
 DEADLINE = 120.0
 POLL = 0.2
@@ -170,6 +171,12 @@ class Deployment:
         """Stop one container in order, within its own grace, and remove it."""
         command("docker", "stop", "--time", "60", container)
         command("docker", "rm", container)
+
+    def stop_all(self) -> dict[str, int]:
+        """Stop all in order; the exit code of each service."""
+        self.compose("stop")
+        stopped = self.containers(stopped=True)
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each["State"]["ExitCode"] for each in stopped}
 
     def kill(self, service: str) -> str:
         """Kill the first process of a service, as the kernel would: the engine takes `docker kill` for our wish."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.compose.clients import UNFINISHED, WEATHER, Talk, more, official, talking
 from tests.compose.conftest import Make
-from tests.compose.engine import Deployment, command, until
+from tests.compose.engine import KILLED, Deployment, command, until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -112,3 +112,8 @@ def test_with_the_flower_profile_the_workers_are_seen_and_its_port_stays_inside(
     (flower,) = deployment.containers("flower")
     assert not any(flower["NetworkSettings"]["Ports"].values())
     assert int(flower["Config"]["User"].partition(":")[0]) > 0
+    assert deployment.stop_all()["flower"] != KILLED
+
+
+def test_the_model_server_ends_by_itself_when_it_is_asked_to(offline: Deployment) -> None:
+    assert offline.stop_all()["model"] != KILLED

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.embedded.process import free_port
 from tests.compose.clients import SAYING, UNFINISHED, connected, more, talking
 from tests.compose.conftest import Make
-from tests.compose.engine import Deployment
+from tests.compose.engine import KILLED, Deployment
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -112,3 +112,10 @@ def test_connections_to_the_database_stay_within_what_is_documented(deployment: 
     assert used
     for line in used.splitlines():
         assert int(line.split("|")[1]) <= 19, used
+
+
+def test_all_end_by_themselves_when_they_are_asked_to(deployment: Deployment) -> None:
+    codes = deployment.stop_all()
+
+    assert {"api", "worker", "postgres", "valkey", "proxy"} <= set(codes)
+    assert KILLED not in codes.values(), codes
