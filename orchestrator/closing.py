@@ -8,9 +8,10 @@ the thread's row locked before they come here, and the run's row after it: the e
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import structlog
-from sqlalchemy import Select, bindparam, cast, literal, or_, select, update
+from sqlalchemy import Select, bindparam, cast, delete, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
@@ -36,20 +37,30 @@ MESSAGE_REASONS: dict[str, str] = {
     "expired": "run_expired",
     "incomplete": "max_tokens",
 }
+Unsaid: TypeAlias = tuple[str, str]
+"""The ids of a message of which no word was said, and of its step."""
 LOST: Json = {"code": "server_error", "message": "The worker was lost while it wrote this; the run went on."}
 LEFT: Json = {"code": "server_error", "message": "The worker was stopped while it wrote this; the run went on."}
 WHOLE = {"synchronize_session": False, "populate_existing": True}
 
 
 async def end(
-    session: Session, run: Run, ending: Ending, *, attempt: Attempt, reason: str | None = None, **values: Json
+    session: Session,
+    run: Run,
+    ending: Ending,
+    *,
+    attempt: Attempt,
+    reason: str | None = None,
+    unsaid: Unsaid | None = None,
+    **values: Json,
 ) -> Run | None:
     """End a run, close what it left open, and give its thread and its place to the next of each; None if it may not end
     so (any more).
 
-    `reason` is the open message's, if it differs from the ending's own; `values` are further columns of the run.
+    `reason` is the open message's, if it differs from the ending's own; what is `unsaid` is not kept; `values` are
+    further columns of the run.
     """
-    usage = await _usage(session, run.id)
+    usage = await _usage(session, run.id, unsaid)
     owned, held = not run.waiting, run.placed
     ended = await lifecycle.move(
         session, run, ending, attempt=attempt, tell=False, usage=usage, required_action=None, **values
@@ -61,6 +72,8 @@ async def end(
     if ending != "completed":
         await _close_messages(session, ended, reason or MESSAGE_REASONS[ending])
         await _close_steps(session, ended, STEP_ENDS[ending], ended.last_error)
+        if unsaid is not None:
+            await forget(session, unsaid)
     lifecycle.told(session, ended)
     if owned:
         await turns.hand_on(session, ended.project_id, ended.thread_id, freed=held)
@@ -103,14 +116,23 @@ async def unfinished(session: Session, thread_id: str) -> Sequence[Run]:
     return (await session.execute(query.with_for_update(key_share=True))).scalars().all()
 
 
-async def close_torn(session: Session, run: Run, why: Json = LOST) -> None:
-    """Close what an attempt that does not go on was writing: its message is kept as incomplete and stays out of the
-    prompt. `why` is its step's error.
+async def close_torn(session: Session, run: Run, why: Json = LOST, unsaid: Unsaid | None = None) -> None:
+    """Close what an attempt that does not go on was writing: its message, unless it is known to be `unsaid`, is kept as
+    incomplete and stays out of the prompt. `why` is its step's error.
 
     Calls that the model had finished stay open: they get answered, and the model is not asked for them again.
     """
     await _close_messages(session, run, "run_failed")
     await _close_steps(session, run, "failed", why, torn=True)
+    if unsaid is not None:
+        await forget(session, unsaid)
+
+
+async def forget(session: Session, unsaid: Unsaid) -> None:
+    """Take back what was opened, and closed, and never had a word: a thread keeps no empty answers."""
+    message_id, step_id = unsaid
+    await session.execute(delete(RunStep).where(col(RunStep.id) == step_id))
+    await session.execute(delete(Message).where(col(Message.id) == message_id))
 
 
 def expiry(run: Run) -> int | None:
@@ -160,7 +182,7 @@ def _closed_steps(status: str, torn: bool) -> ReturningUpdate[RunStep]:
 
 @lru_cache
 def _usages() -> Select[Json]:
-    return select(col(RunStep.usage)).where(col(RunStep.run_id) == bindparam("of"))
+    return select(col(RunStep.usage)).where(col(RunStep.run_id) == bindparam("of"), col(RunStep.id) != bindparam("but"))
 
 
 def _step_error(error: Json) -> Json:
@@ -168,8 +190,9 @@ def _step_error(error: Json) -> Json:
     return error if error["code"] == "rate_limit_exceeded" else {**error, "code": "server_error"}
 
 
-async def _usage(session: Session, run_id: str) -> Json | None:
-    parts = (await session.execute(_usages(), {"of": run_id})).scalars().all()
+async def _usage(session: Session, run_id: str, unsaid: Unsaid | None) -> Json | None:
+    asked = {"of": run_id, "but": unsaid[1] if unsaid else ""}
+    parts = (await session.execute(_usages(), asked)).scalars().all()
     try:
         return objects.usage_sum(parts) if parts else None
     except (KeyError, TypeError):  # a run ends, whatever is in its rows

@@ -3,10 +3,11 @@
     Prompt ──▶ Model.stream ──▶ [TextDelta | RefusalDelta | ToolCallDelta, …]  […]  […, Finished]
 
 A stream gives what has come at once as one list: when a model is fast, or we are slow, many tokens are one step of the
-program. No I/O here. Implementations (`orchestrator.openai_model`; wrappers with fallbacks or limits) keep four
-promises:
+program. An empty list says that the model has begun to answer, and that its first word may take a while; it may come
+again, or never. No I/O here. Implementations (`orchestrator.openai_model`; wrappers with fallbacks or limits) keep
+these promises:
 
-- no list is empty;
+- a list that is empty comes before all others;
 - exactly one `Finished`, and it is the last of the last list, or the stream raises `RunFailure`;
 - a tool call's `id` and `name` are set on the first fragment of its `index` and nowhere else; indexes are 0, 1, 2, …
   in the order in which the calls appear;

@@ -59,7 +59,10 @@ class OpenAIModel:
             try:
                 response = await self._endpoint.post("/chat/completions", body, headers=_STREAM)
                 try:
-                    reply.begin(request_id(response.headers), whole=response.content_type == "application/json")
+                    whole = response.content_type == "application/json"
+                    reply.begin(request_id(response.headers), whole=whole)
+                    if not whole:
+                        yield []
                     last: list[Delta] = []
                     while chunk := await response.read(_TAIL_WAIT if reply.complete else None, reply.offered):
                         deltas = reply.feed(chunk)

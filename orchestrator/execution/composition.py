@@ -7,6 +7,8 @@ limit it is 4,096 tokens, or a quarter of small windows. If even the least does 
 that is spent ends the run as incomplete; a window is the model server's to judge, which counts better than we do.
 """
 
+from dataclasses import replace
+
 from orchestrator import tokens
 from orchestrator.errors import OutOfTokens
 from orchestrator.execution import conversation
@@ -14,7 +16,7 @@ from orchestrator.execution.past import Past
 from orchestrator.execution.reply import Reply
 from orchestrator.execution.truncation import newest_message
 from orchestrator.foreign import Json
-from orchestrator.model import Prompt, Usage
+from orchestrator.model import Finished, Prompt, Usage
 from orchestrator.tables import Message, Run, RunStep
 
 ANSWER = 4096
@@ -81,8 +83,15 @@ def question(
     )
 
 
-async def estimate(prompt: Prompt, reply: Reply) -> Usage:
-    """What a turn has cost, for model servers that do not tell: our count of what was sent and of what was heard."""
+async def counted(prompt: Prompt, reply: Reply, finished: Finished) -> Finished:
+    """`finished` with its usage, counted here if the model server did not tell: budgets live on it."""
+    if finished.usage.total_tokens:
+        return finished
+    return replace(finished, usage=await _estimate(prompt, reply))
+
+
+async def _estimate(prompt: Prompt, reply: Reply) -> Usage:
+    """What a turn has cost: our count of what was sent and of what was heard."""
     calls = [{"function": {"name": call.name, "arguments": "".join(call.arguments)}} for call in reply.calls]
     said = {"content": "".join([*reply.text, *reply.refusal]), "tool_calls": calls}
     *asked, answered, around = await tokens.measure(prompt.model, [*prompt.messages, said, {}])

@@ -1,14 +1,13 @@
 """What is written down of a run while it is carried: every line a transaction that only the owning attempt can write.
 
-A message or a step is opened when the first piece of it is heard; each finished model turn and each tool output is a
-checkpoint, so that nothing that was paid for is paid again. Before a line is written the run's row is locked and its
-attempt and owner compared: a worker that has lost its lease writes nothing. Interruptions (cancel, expiry, lost lease)
-are felt at once, but never in the middle of a line. No transaction is open between lines. A line may have to be written
-again (see `lines`): it changes nothing in here that would not stand a repetition.
+A message or a step is opened when the first piece of it is heard, or sure to come; each finished model turn and each
+tool output is a checkpoint, so that nothing that was paid for is paid again. Before a line is written the run's row is
+locked and its attempt and owner compared: a worker that has lost its lease writes nothing. Interruptions (cancel,
+expiry, lost lease) are felt at once, but never in the middle of a line. No transaction is open between lines. A line
+may have to be written again (see `lines`): it changes nothing in here that would not stand a repetition.
 """
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -20,13 +19,13 @@ from orchestrator.errors import HandedOver, LeaseLost, OutOfTokens, RunCancelled
 from orchestrator.events.frames import Track
 from orchestrator.execution import budget, scribe
 from orchestrator.execution.answers import Answers
-from orchestrator.execution.composition import compose, estimate, question, whole
+from orchestrator.execution.composition import compose, question, whole
 from orchestrator.execution.interrupts import Interrupts
 from orchestrator.execution.lines import Lines
 from orchestrator.execution.past import Past
 from orchestrator.execution.reply import Reply
 from orchestrator.foreign import Json
-from orchestrator.model import Delta, Finished, Prompt, RefusalDelta, TextDelta, ToolCallDelta
+from orchestrator.model import Delta, Prompt, RefusalDelta, TextDelta, ToolCallDelta
 from orchestrator.plain_lines import PlainLines
 from orchestrator.tables import Message, Run, RunStep
 from orchestrator.tools import ToolCall
@@ -114,15 +113,21 @@ class Journal:
 
     # -- what is heard --
 
-    def go_on(self, reply: Reply, deltas: list[Delta], start: int) -> int:
-        """Tell the text from `start` on by which an open message goes on, as `say` would; returns how many deltas
-        that was. No line has to be written for it, so nothing is awaited, and all of it is told at once.
+    async def begin(self, reply: Reply) -> None:
+        """The model has begun to answer. Without tools it can only say something: the message and its step are opened
+        now, so that the first word need not wait for them.
         """
+        if reply.message is None and self._asked is not None and not self._asked.tools:
+            await self._open_message(reply)
+
+    def go_on(self, reply: Reply, deltas: list[Delta], start: int) -> int:
+        """Tell the text from `start` on by which an open message goes on, all at once; returns how many deltas."""
         if reply.message is None or reply.calls or reply.refusal:
             return 0
         texts = scribe.leading_texts(deltas, start)
         if texts:
-            self._publisher.frames(self._track.texts(reply.message.id, texts, first=not reply.text))
+            tell = self._publisher.frames if reply.text else self._publisher.events  # the first word waits for nobody
+            tell(self._track.texts(reply.message.id, texts, first=not reply.text))
             reply.text += texts
         return len(texts)
 
@@ -159,12 +164,6 @@ class Journal:
             for data in scribe.hear_call(reply, reply.step, delta):
                 self._tell("thread.run.step.delta", data)
 
-    async def counted(self, reply: Reply, finished: Finished) -> Finished:
-        """`finished` with its usage, counted here if the model server did not tell: budgets live on it."""
-        if self._asked is None or finished.usage.total_tokens:
-            return finished
-        return replace(finished, usage=await estimate(self._asked, reply))
-
     # -- checkpoints --
 
     async def _open_message(self, reply: Reply) -> Message:
@@ -176,9 +175,13 @@ class Journal:
         return reply.message
 
     async def _open_calls(self, reply: Reply) -> None:
-        new = ids.new("step_")
-        plain = self._plain.calls(reply, new) if self._plain else None
-        opened = await self._lines.write(lambda session: scribe.open_calls(session, self.run, reply, new), plain)
+        new, unsaid = ids.new("step_"), reply.unsaid
+        if unsaid:
+            await self.say(reply, TextDelta(""))  # see `finish`
+        plain = self._plain.calls(reply, new) if self._plain and not unsaid else None
+        opened = await self._lines.write(
+            lambda session: scribe.open_calls(session, self.run, reply, new, unsaid), plain
+        )
         reply.message, reply.step = opened
 
     async def ask(self, reply: Reply, *, rests: bool = False) -> bool:
@@ -220,7 +223,7 @@ class Journal:
 
         A model that said nothing has said an empty text: clients look at the first part of a message.
         """
-        if reply.message is None:
+        if not reply.content():
             await self.say(reply, TextDelta(""))
         self._heard = reply
         if reply.reason == "length":
@@ -261,8 +264,8 @@ class Journal:
 
         async def line(session: Session) -> None:
             await lifecycle.hold(session, self.run)
-            await scribe.save_unfinished(session, self._heard)
-            await closing.close_torn(session, self.run, closing.LEFT)
+            unsaid = await scribe.save_unfinished(session, self._heard)
+            await closing.close_torn(session, self.run, closing.LEFT, unsaid)
             await lifecycle.release(session, self.run, why, detail)
 
         try:
@@ -283,8 +286,8 @@ class Journal:
                 final, more = "cancelled", {}
             except LeaseLost:
                 return None
-            await scribe.save_unfinished(session, self._heard)
-            return await closing.end(session, self.run, final, attempt="same", **more)
+            unsaid = await scribe.save_unfinished(session, self._heard)
+            return await closing.end(session, self.run, final, attempt="same", unsaid=unsaid, **more)
 
         ended = await self._lines.close(line)
         if ended is None:

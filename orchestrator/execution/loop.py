@@ -14,9 +14,10 @@ import structlog
 
 from orchestrator import db
 from orchestrator.errors import RunFailure, RunStopped
+from orchestrator.execution.composition import counted
 from orchestrator.execution.journal import Journal
 from orchestrator.execution.reply import Reply
-from orchestrator.model import Delta, Finished, Model, RefusalDelta, TextDelta, ToolCallDelta
+from orchestrator.model import Delta, Finished, Model, Prompt, RefusalDelta, TextDelta, ToolCallDelta
 from orchestrator.tools import Toolbox, ToolCall
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ async def turn(journal: Journal, model: Model, tools: Toolbox) -> bool:
     prompt = await journal.prompt(tools.offers())
     prompt.ear = partial(journal.go_on_with, reply)
     try:
-        await listen(journal, reply, model.stream(prompt))
+        await listen(journal, prompt, reply, model.stream(prompt))
     finally:
         prompt.ear = None  # the journal holds the prompt: it would be left to the collector, which looks rarely
     if reply.calls:
@@ -81,10 +82,12 @@ async def answer(journal: Journal, tools: Toolbox, calls: list[ToolCall]) -> lis
     return [call for call in map(asyncio.Task.result, answering) if call is not None]
 
 
-async def listen(journal: Journal, reply: Reply, batches: AsyncGenerator[list[Delta], None]) -> None:
+async def listen(journal: Journal, prompt: Prompt, reply: Reply, batches: AsyncGenerator[list[Delta], None]) -> None:
     """Hear a reply to its end, telling every delta as it comes; what needs no line of the journal, all at once."""
     async with aclosing(batches):
         async for deltas in batches:
+            if not deltas:
+                await journal.begin(reply)
             told = 0
             while told < len(deltas):
                 if more := journal.go_on(reply, deltas, told):
@@ -96,7 +99,7 @@ async def listen(journal: Journal, reply: Reply, batches: AsyncGenerator[list[De
                     case ToolCallDelta() as fragment:
                         await journal.call(reply, fragment)
                     case Finished() as finished:
-                        reply.finished = await journal.counted(reply, finished)
+                        reply.finished = await counted(prompt, reply, finished)
                 told += 1
 
 

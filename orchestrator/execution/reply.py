@@ -39,6 +39,13 @@ class Reply:
         return [*parts, {"type": "refusal", "refusal": "".join(self.refusal)}] if self.refusal else parts
 
     @property
+    def unsaid(self) -> tuple[str, str] | None:
+        """The ids of the message and of its step if they are open although nothing was said."""
+        if self.message is None or self.step is None or self.calls or self.content():
+            return None
+        return self.message.id, self.step.id
+
+    @property
     def reason(self) -> FinishReason:
         """Why it has ended."""
         return self.finished.reason if self.finished else "stop"

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from orchestrator import ids
-from orchestrator.closing import expiry
+from orchestrator.closing import Unsaid, expiry, forget
 from orchestrator.db import Session
 from orchestrator.events import frames
 from orchestrator.execution.reply import OpenCall, Reply
@@ -59,15 +59,18 @@ async def open_message(session: Session, run: Run, message_id: str | None = None
 
 
 async def open_calls(
-    session: Session, run: Run, reply: Reply, step_id: str | None = None
+    session: Session, run: Run, reply: Reply, step_id: str | None = None, unsaid: Unsaid | None = None
 ) -> tuple[Message | None, RunStep]:
-    """Open the step of the reply's tool calls; a message that came before them is complete.
+    """Open the step of the reply's tool calls; a message that came before them is complete, and not kept if `unsaid`.
 
     What a turn costs is known once, at its end: the calls' step carries it all, the message's step nothing.
     """
     message = reply.message
     if message is not None:
         message, _ = await complete_message(session, run, reply, Usage())
+    if unsaid is not None:
+        await forget(session, unsaid)
+        message = None
     step = _step(run, step_id, "tool_calls", [])
     session.add(step)
     await session.flush()
@@ -118,14 +121,17 @@ async def save_outputs(session: Session, run: Run, step: RunStep, known: dict[st
     return saved
 
 
-async def save_unfinished(session: Session, reply: Reply | None) -> None:
-    """Store what was heard of a reply, if any was, whose run ends here, and what it cost if that is known."""
+async def save_unfinished(session: Session, reply: Reply | None) -> Unsaid | None:
+    """Store what was heard of a reply, if any was, whose run ends here, and what it cost if that is known. Returns what
+    is open without a word.
+    """
     if reply is None:
-        return
+        return None
     if reply.message is not None:
         await save_message(session, reply.message, reply.content())
     if reply.step is not None and reply.finished is not None:
         await save_step(session, reply.step, usage=objects.usage(reply.usage))
+    return reply.unsaid
 
 
 async def save_step(session: Session, step: RunStep, **values: Json) -> RunStep:

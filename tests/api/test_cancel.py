@@ -82,3 +82,26 @@ def test_case_42_a_listener_hears_the_run_being_cancelled(http: Http, model: Rem
     assert cancelled["cancelled_at"]
     assert http.messages(run["thread_id"])[-1] == message
     assert http.get(path_of(run)) == cancelled
+
+
+def test_nothing_is_left_of_an_answer_that_was_cancelled_before_its_first_word(
+    http: Http, model: RemoteModelServer
+) -> None:
+    model.script(Reply.text("Late.").held("word"))
+    body = {"assistant_id": http.assistant()["id"]}
+
+    with http.streaming(f"/threads/{http.thread('Hi')['id']}/runs", body) as lines:
+        begun = read_until(lines, "thread.message.in_progress")
+        run = parse("\n".join([*begun, next(lines), ""]))[0].data
+        http.post(f"{path_of(run)}/cancel")
+        rest = list(lines)
+
+    assert [line.removeprefix("event: ") for line in rest if line.startswith("event: ")] == [
+        "thread.run.cancelling",
+        "thread.message.incomplete",
+        "thread.run.step.cancelled",
+        "thread.run.cancelled",
+        "done",
+    ]
+    assert [message["role"] for message in http.messages(run["thread_id"])] == ["user"]
+    assert http.steps(run) == []

@@ -259,6 +259,39 @@ def test_case_65_a_delta_is_heard_while_the_model_still_speaks(http: Http, model
     assert rest[-3:] == ["event: done", "data: [DONE]", ""]
 
 
+def test_a_message_is_announced_when_the_model_answers_and_its_first_word_follows(
+    http: Http, model: RemoteModelServer
+) -> None:
+    model.script(Reply.text("Hello").held("word"))
+    body = {"assistant_id": http.assistant()["id"]}
+    thread_id = http.thread("Hi")["id"]
+
+    with http.streaming(f"/threads/{thread_id}/runs", body) as lines:
+        begun = read_until(lines, "thread.message.in_progress")
+        announced = http.messages(thread_id)[-1]
+        model.release("word")
+        events = parse("\n".join([*begun, *lines, ""]))
+
+    check_stream(events)
+    assert (announced["role"], announced["status"], announced["content"]) == ("assistant", "in_progress", [])
+    assert names(events) == [*BEGIN, *MESSAGE, *COMPLETED]
+    assert of(events, "thread.message.created") == [announced]
+
+
+def test_an_announced_message_is_taken_back_if_the_model_calls_a_tool_that_it_was_not_offered(
+    http: Http, model: RemoteModelServer
+) -> None:
+    model.script(Reply.tool_calls(("no_such_tool", {})), Reply.text("Hello"))
+
+    events = stream_run(http, "Hi")
+
+    check_stream(events)
+    run = events[-2].data
+    assert names(events) == [*BEGIN, *MESSAGE, *CALLS, "thread.run.step.completed", *MESSAGE, *COMPLETED]
+    assert [text_of(message) for message in http.messages(run["thread_id"])] == ["Hi", "Hello"]
+    assert [step["type"] for step in http.steps(run)] == ["tool_calls", "message_creation"]
+
+
 def test_case_77_a_refusal_streams_and_is_kept_as_one(http: Http) -> None:
     events = stream_run(http, '[[refusal="I cannot do that."]]')
 

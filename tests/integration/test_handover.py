@@ -25,6 +25,7 @@ from tests.integration.test_runner import DEADLINE, found, queued, scripted, unt
 
 __all__ = ["scripted"]
 
+TOOLS = [{"type": "function", "function": {"name": "a_tool"}}]
 CALL = Reply.tool_calls(("no_such_tool", {}))
 """A call that the worker answers itself."""
 Asked = Callable[[], list[int]]
@@ -153,11 +154,37 @@ async def test_what_was_heard_of_a_turn_that_is_cut_is_kept_and_told(
     assert await asyncio.to_thread(asked) == [1, 1]  # what was torn stays out of the prompt
 
 
+async def test_of_a_turn_that_is_cut_before_its_first_word_nothing_is_left(
+    bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer, asked: Asked
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("Late.").held("turn"), Reply.text("One."))
+    run = await queued(bare, project_id, "Count!")
+    leaving = a_runner(bare, bare_settings)
+    carrying = asyncio.create_task(leaving.run(run.id))
+    torn = await until(bare, sa.select(Message).where(col(Message.run_id) == run.id))
+
+    leaving.drain(now=True)
+    await asyncio.wait_for(carrying, DEADLINE)
+
+    told = await events(bare, run.id)
+    assert [name for name, _ in told][-2:] == ["message.incomplete", "run.step.failed"]
+    assert told[-2][1]["id"] == torn.id
+    async with bare.database.transaction() as session:
+        for table in ("messages", "run_steps"):
+            of_run = sa.text(f"SELECT count(*) FROM {table} WHERE run_id = :run")  # noqa: S608  # our own names
+            assert (await session.execute(of_run, {"run": run.id})).scalar() == 0
+    await asyncio.wait_for(a_runner(bare, bare_settings).run(run.id), DEADLINE)
+    assert (await found(bare, run.id)).status == "completed"
+    said = await until(bare, sa.select(Message).where(col(Message.run_id) == run.id))
+    assert said.content[0]["text"]["value"] == "One."
+    assert await asyncio.to_thread(asked) == [1, 1]
+
+
 async def test_calls_that_are_cut_while_they_arrive_leave_a_failed_step_and_nothing_to_answer(
     bare: Resources, bare_settings: Settings, project_id: str, scripted: RemoteModelServer, asked: Asked
 ) -> None:
     await asyncio.to_thread(scripted.script, CALL.held("turn", after=1), Reply.text("It rains."))
-    run = await queued(bare, project_id, "Weather?")
+    run = await queued(bare, project_id, "Weather?", tools=TOOLS)
     leaving = a_runner(bare, bare_settings)
     carrying = asyncio.create_task(leaving.run(run.id))
     await until(bare, sa.select(RunStep).where(col(RunStep.run_id) == run.id))
