@@ -42,6 +42,7 @@ class Talk:
     content: str = TURNS
     answer: str | None = TEXT
     ends: frozenset[str] = frozenset({"completed"})
+    tools: tuple[Any, ...] = (WEATHER,)
 
 
 @dataclass
@@ -179,7 +180,7 @@ async def talking(environment: dict[str, str], count: int = 4, talk: Talk = Talk
     """So many clients, which talk while the block runs; each then ends its last conversation, and all are checked."""
     over = asyncio.Event()
     async with connected(environment) as client:
-        assistant = await client.beta.assistants.create(model="scripted")
+        assistant = await client.beta.assistants.create(model="scripted", tools=list(talk.tools))
         clients = [Client(client, assistant.id, talk.content) for _ in range(count)]
         talks = asyncio.gather(*(each.talk(over) for each in clients))
         try:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 OFFLINE = Path(__file__).parent / "offline.yaml"
 LOOK_IT_UP = "You are a friendly weather assistant. Look the weather up with get_weather, then answer in one sentence."
-CHAT = Talk("Say hello.", answer=None, ends=frozenset({"completed", "failed"}))
+CHAT = Talk("Say hello.", answer=None, ends=frozenset({"completed", "failed"}), tools=())
 """What a model had begun to say when it was killed cannot be asked again: such a run fails, and says so."""
 REACH_OUT = """
 import socket
