@@ -48,6 +48,7 @@ class Connection(Incoming, asyncio.Protocol):
         "_resting",
         "_silence",
         "_timer",
+        "_tls",
         "_transport",
         "_waiter",
         "_when_over",
@@ -56,6 +57,7 @@ class Connection(Incoming, asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
+    _tls: bool
 
     def __init__(self, gatherer: Gatherer) -> None:
         super().__init__()
@@ -154,8 +156,10 @@ class Connection(Incoming, asyncio.Protocol):
         return False
 
     def _rest(self) -> None:
-        """Read nothing for a moment."""
-        if not self._resting and not self._paused and self._gatherer.takes(self):
+        """Read nothing for a moment. Not over TLS: it would be decrypted all the same, and uvloop drops what was not
+        taken when a server closes without a farewell.
+        """
+        if not (self._resting or self._paused or self._tls) and self._gatherer.takes(self):
             self._resting = True
             self._transport.pause_reading()
 
@@ -163,7 +167,7 @@ class Connection(Incoming, asyncio.Protocol):
         """Read again after a rest."""
         if self._resting:
             self._resting = False
-            if not self._transport.is_closing():
+            if not (self._paused or self._transport.is_closing()):
                 self._transport.resume_reading()
 
     def take(self) -> bytes:
@@ -209,6 +213,7 @@ class Connection(Incoming, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It stands."""
         self._transport = transport  # type: ignore[assignment]  # it is a stream
+        self._tls = transport.get_extra_info("sslcontext") is not None
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -47,8 +47,7 @@ class Gatherer:
         self._wake_some(rested)
 
     def _wake_some(self, rested: list[Resting]) -> None:
-        for connection in rested[-TOGETHER:]:
+        if len(rested) > TOGETHER:
+            asyncio.get_running_loop().call_soon(self._wake_some, rested[TOGETHER:])
+        for connection in rested[:TOGETHER]:
             connection.wake()
-        del rested[-TOGETHER:]
-        if rested:
-            asyncio.get_running_loop().call_soon(self._wake_some, rested)

@@ -10,12 +10,15 @@ import ipaddress
 import math
 import socket
 import ssl
+import time
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -699,6 +702,52 @@ async def test_a_server_with_tls_must_be_trusted_and_the_one_that_was_asked_for(
             await ask(server)
 
     assert script.heads == []
+
+
+def test_an_answer_over_tls_is_whole_although_its_server_leaves_without_a_farewell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of our loop: asyncio's own reads on."""
+    pem = certificate(tmp_path, "127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    monkeypatch.setattr(http_gathering, "MANY", 0)
+    words = [b"%02d" % number for number in range(10)]
+
+    def serve(listening: socket.socket) -> None:
+        for _ in range(5):
+            accepted, _ = listening.accept()
+            with context.wrap_socket(accepted, server_side=True) as speaking:
+                while not speaking.recv(65536).endswith(b'{"a":1}'):
+                    pass
+                speaking.sendall(OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for word in words:
+                    speaking.sendall(b"2\r\n%b\r\n" % word)
+                    time.sleep(0.003)  # a quick model
+                speaking.sendall(b"0\r\n\r\n")
+
+    async def heard(port: int) -> list[bytes]:
+        target = Target.of(f"https://127.0.0.1:{port}/v1", [])
+        assert target is not None
+        server, answers = Server(target, {}, connect_timeout=DEADLINE), []
+        async with asyncio.timeout(DEADLINE):
+            for _ in range(5):
+                answer, taken = await ask(server), list[bytes]()
+                while data := await answer.read(offer=into(taken)):
+                    taken.append(data)
+                answer.close()
+                answers.append(b"".join(taken))
+        server.close()
+        return answers
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as thread:
+        listening.settimeout(DEADLINE)
+        serving = thread.submit(serve, listening)
+        answers = uvloop.run(heard(listening.getsockname()[1]))
+        serving.result(DEADLINE)
+
+    assert answers == [b"".join(words)] * 5
 
 
 async def test_nobody_at_the_address_is_an_error_in_time(unused_tcp_port: int) -> None:
