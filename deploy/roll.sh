@@ -2,6 +2,8 @@
 # Replaces the containers of a service by ones of the present image and settings, without a gap: as many new ones are
 # started beside the old, and once they are healthy the old are stopped, in order, one after the other. If they do not
 # become healthy within ROLL_WITHIN seconds (180), it is they who go: what they said last is shown, and the old serve on.
+# It removes only what was there before it, or what it has started, and nothing unless others of the service run. One at
+# a time: who comes second would take the first one's new containers for old.
 #
 #     sh deploy/roll.sh worker
 #     sh deploy/roll.sh api        # behind the proxy: two instances cannot have the same port
@@ -15,29 +17,46 @@ running=$(docker compose ps --quiet "$service")
 [ -n "$running" ] || { echo "No container of $service runs." >&2; exit 1; }
 project=$(docker inspect --format "{{index .Config.Labels \"$label.project\"}}" "$(echo "$running" | head -n 1)")
 
-# Those that do not run, too: they count for --scale. Not those of `docker compose run`.
-all_of_them() {
-    docker ps --all --quiet --no-trunc --filter "label=$label.project=$project" \
+# A folder: to make one either succeeds or does not, on every system. Shells do not clear up when a signal ends them.
+lock=${TMPDIR:-/tmp}/roll-$project-$service.lock
+trap 'exit 1' INT TERM HUP
+mkdir "$lock" || {
+    echo "Another roll of $service may be under way (process $(cat "$lock/pid" || echo unknown))." >&2
+    echo "If there is none, it was killed. Remove what it has left, and try again: rm -r '$lock'" >&2
+    exit 1
+}
+trap 'rm -rf "$lock"' EXIT
+echo $$ > "$lock/pid"
+
+# Of the service, not those of `docker compose run`. With --all, those that do not run, too: they count for --scale.
+containers() {
+    docker ps "$@" --quiet --no-trunc --filter "label=$label.project=$project" \
         --filter "label=$label.service=$service" --filter "label=$label.oneoff=False"
 }
 
-# Each within its own stop_grace_period.
+# Each within its own stop_grace_period. It says nothing: a terminal that is gone must not end it half-way.
 remove() {
     for container in $1; do
-        docker stop "$container"
-        docker rm "$container"
+        docker stop "$container" > /dev/null
+        docker rm "$container" > /dev/null
     done
 }
 
+# Whoever reads what it says may be gone: that is one of the reasons to come here.
 give_up() {
-    trap '' INT TERM
-    new=$(all_of_them | grep -vxF "$old") || true
+    trap '' INT TERM HUP PIPE
+    set +e
+    [ -n "$new" ] || new=$(containers --all | grep -vxF "$old")
     for container in $new; do
         echo "--- $container" >&2
-        docker logs --tail 20 "$container" >&2 || true
+        docker logs --tail 20 "$container" >&2
     done
-    remove "$new" || true
-    echo "New containers of $service $1: they are removed, and the old ones serve on." >&2
+    if containers | grep -qxF "$old"; then
+        remove "$new"
+        echo "New containers of $service $1: they are removed, and the old ones serve on." >&2
+    else
+        echo "New containers of $service $1, and none of the old ones runs any more: nothing is removed." >&2
+    fi
     exit 1
 }
 
@@ -55,12 +74,15 @@ wait_for() {
     done
 }
 
-old=$(all_of_them)
+running=$(docker compose ps --quiet "$service") # there may have been another roll
+old=$(containers --all)
+new=
 scale=$(printf '%s\n' "$old" "$running" | wc -l)
-trap 'give_up "were interrupted"' INT TERM
-docker compose up --detach --no-deps --no-recreate --no-build --scale "$service=$scale" "$service" ||
+trap 'give_up "were interrupted"' INT TERM HUP
+docker compose up --detach --no-deps --no-recreate --no-build --scale "$service=$((scale))" "$service" ||
     give_up "cannot be started"
-new=$(all_of_them | grep -vxF "$old") || give_up "have not been made"
+new=$(containers --all | grep -vxF "$old") || give_up "have not been made"
 wait_for "$new"
-trap - INT TERM
+trap 'exit 1' INT TERM
+trap '' HUP # the rest needs nobody who looks on
 remove "$old"
