@@ -718,6 +718,7 @@ def test_an_answer_over_tls_is_whole_although_its_server_leaves_without_a_farewe
     def serve(listening: socket.socket) -> None:
         for _ in range(5):
             accepted, _ = listening.accept()
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with context.wrap_socket(accepted, server_side=True) as speaking:
                 while not speaking.recv(65536).endswith(b'{"a":1}'):
                     pass
