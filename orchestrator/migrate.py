@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from orchestrator import db, projects
-from orchestrator.migrations import HEAD
+from orchestrator.migrations import HEAD, serves
 from orchestrator.presence import LOCK_CLASS
 from orchestrator.settings import Settings
 
@@ -48,7 +48,7 @@ def configuration(connection: Connection | None = None) -> Config:
 
 def _upgrade(connection: Connection) -> None:
     found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None and found > HEAD:
+    if found != HEAD and serves(found):
         log.warning("schema_of_a_later_release", found=found, ours=HEAD)
         return
     command.upgrade(configuration(connection), "head")

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from api.dependencies import Departure, OpenResources
 from orchestrator.direct import Direct
-from orchestrator.migrations import HEAD
+from orchestrator.migrations import serves
 from orchestrator.resources import Resources
 from orchestrator.wire import objects
 
@@ -63,8 +63,7 @@ async def _database(probing: Direct) -> str:
             found = await probing.fetch("SELECT max(version_num) FROM alembic_version")
     except TROUBLE as error:
         return type(error).__name__
-    schema = found[0][0]
-    return "ok" if schema is not None and schema >= HEAD else "not migrated"
+    return "ok" if serves(found[0][0]) else "not migrated"
 
 
 async def _broker(resources: Resources) -> str:

@@ -46,6 +46,7 @@ def beat(context: typer.Context) -> None:
 
 def migrate() -> None:
     """Bring the database to this version, and register ASSISTANTD_API_KEY if it is set."""
+    from alembic.util import CommandError as SchemaError
     from sqlalchemy.exc import DBAPIError
 
     from orchestrator.logs import configure
@@ -56,7 +57,7 @@ def migrate() -> None:
     configure(settings)
     try:
         asyncio.run(bring_up_to_date(settings))
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, SchemaError) as error:  # the last: its schema is another program's
         reason = str(getattr(error, "orig", None) or error) or type(error).__name__
         raise CommandError("The database could not be brought to this version.", reason) from error
 

@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 
 import asyncpg
+import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from alembic import command
+from alembic.util import CommandError
 from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -126,6 +128,14 @@ async def test_a_schema_of_a_later_release_is_left_alone(stack: Stack, earlier: 
     async with earlier.begin() as connection:
         assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "9999"
         assert await connection.scalar(sa.text("SELECT count(*) FROM api_keys")) == 1
+
+
+async def test_a_schema_of_another_program_is_not_taken_for_a_later_one(stack: Stack, earlier: AsyncEngine) -> None:
+    async with earlier.begin() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = 'ab12cd34ef56'"))
+
+    with pytest.raises(CommandError, match="ab12cd34ef56"):
+        await migrate(settings(stack))
 
 
 async def test_processes_of_the_release_before_go_on_during_an_upgrade(stack: Stack, earlier: AsyncEngine) -> None:

@@ -109,7 +109,13 @@ async def test_a_process_that_is_about_to_end_is_not_ready_but_lives(api: Api) -
 
 
 @pytest.mark.parametrize(
-    ("schema", "status", "said"), [("0001", 503, "not migrated"), (None, 503, "not migrated"), ("9999", 200, "ok")]
+    ("schema", "status", "said"),
+    [
+        ("0001", 503, "not migrated"),
+        (None, 503, "not migrated"),
+        ("9999", 200, "ok"),
+        ("ab12cd34ef56", 503, "not migrated"),  # another program's
+    ],
 )
 async def test_a_schema_must_not_be_older_than_the_release(
     api: Api, bare_settings: Settings, schema: str | None, status: int, said: str
