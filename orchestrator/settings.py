@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 from typing_extensions import override
 
+from orchestrator.addresses import UNREADABLE, is_readable
 from orchestrator.foreign import Json
 
 UNUSABLE_MODELS = (
@@ -239,6 +240,13 @@ class Settings(BaseSettings):
             return from_json(value) if isinstance(value, str) else value
         except ValueError:
             raise ValueError("expected JSON") from None
+
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _can_be_read(cls, value: SecretStr) -> SecretStr:
+        if not is_readable(value.get_secret_value()):
+            raise ValueError(UNREADABLE)
+        return value
 
     @field_validator("storage_url")
     @classmethod

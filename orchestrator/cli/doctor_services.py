@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from orchestrator.addresses import UNREADABLE, is_readable, told
 from orchestrator.cli.console import hint
 from orchestrator.cli.findings import Check, Finding, Patient, failed, ok, skipped
 from orchestrator.echo import echo
@@ -50,6 +51,8 @@ def broker(patient: Patient) -> Finding:
     """Whether the broker answers, and keeps what it is given."""
     if not patient.redis_url:
         return skipped(NOT_RUNNING)
+    if not is_readable(patient.redis_url):
+        return failed(f"REDIS_URL {UNREADABLE}", patient.look("valkey", "REDIS_URL"))
     from redis import Redis, RedisError
 
     try:
@@ -57,7 +60,7 @@ def broker(patient: Patient) -> Finding:
             server = redis.info("server")
             policy = redis.info("memory").get("maxmemory_policy", "noeviction")
     except (RedisError, OSError, ValueError) as error:
-        return failed(f"no answer ({error})", patient.look("valkey", "REDIS_URL"))
+        return failed(f"no answer ({told(error)})", patient.look("valkey", "REDIS_URL"))
     name = "Valkey" if server.get("server_name") == "valkey" else "Redis"
     found = f"{name} {server.get('valkey_version') or server.get('redis_version')}"
     if policy != "noeviction":
@@ -92,6 +95,8 @@ def worker(patient: Patient) -> Finding:
     """Whether a Celery worker answers."""
     if not patient.redis_url:
         return skipped(NOT_RUNNING)
+    if not is_readable(patient.redis_url):
+        return skipped("there is no broker to ask it by")
     from orchestrator.embedded.stack import ping_workers
 
     names = ping_workers(patient.redis_url)

@@ -89,7 +89,9 @@ def worker(
     try:
         age = asyncio.run(_last_word(settings.database_url.get_secret_value(), name, timeout))
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CommandError(f"The database cannot be asked ({type(error).__name__}).", str(error)) from error
+        # The text of a ValueError may quote the address.
+        detail = "" if isinstance(error, ValueError) else str(error)
+        raise CommandError(f"The database cannot be asked ({type(error).__name__}).", detail) from error
     if age is None:
         raise CommandError(f"No worker on {name} holds its lock: it has not begun yet, or has lost the database.")
     if age > settings.run_lease:

@@ -2,6 +2,7 @@
 
 import asyncpg
 
+from orchestrator.addresses import UNREADABLE, is_readable, told
 from orchestrator.embedded.process import EmbeddedError
 
 TIMEOUT = 10.0
@@ -12,10 +13,12 @@ async def probe_pgvector(database_url: str) -> str:
 
     Raises EmbeddedError with what to do.
     """
+    if not is_readable(database_url):
+        raise EmbeddedError(f"DATABASE_URL {UNREADABLE}.")
     try:
         connection = await asyncpg.connect(database_url, timeout=TIMEOUT, command_timeout=TIMEOUT)
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise EmbeddedError(f"The database (DATABASE_URL) does not let us in ({error}).") from error
+        raise EmbeddedError(f"The database (DATABASE_URL) does not let us in ({told(error)}).") from error
     try:
         await connection.execute("begin")  # never committed: whether it can be installed is part of the question
         await connection.execute("create extension if not exists vector")

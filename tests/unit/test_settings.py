@@ -75,3 +75,16 @@ def test_lists_and_tables_are_json(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     assert settings.usable_models == ("gpt-*", "o3")
     assert settings.context_windows == {"o3": 2048}
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_an_address_with_a_password_that_is_not_encoded_is_refused_without_a_word_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "postgresql://u:s3cr/et@127.0.0.1/db")
+
+    with pytest.raises(ValidationError, match="percent-encoded") as wrong:
+        Settings()
+
+    assert [each["loc"] for each in wrong.value.errors()] == [(name,)]
+    assert "s3cr" not in str(wrong.value)
