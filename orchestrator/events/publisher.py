@@ -108,12 +108,13 @@ class Publisher:
         if self._frames.add(frame) == 1:
             self._wanted.set()
 
-    def events(self, frames: Batch) -> None:
-        """Publish some frames of one attempt, in order, as soon as single ones."""
+    def events(self, frames: Batch, *, haste: bool = True) -> None:
+        """Publish some frames of one attempt, in order; without `haste`, what waits for company is not hurried."""
         self._frames.extend(frames)
         self._firm.add((frames[0].run_id, frames[0].cursor.attempt))
         self._wanted.set()
-        self._hasten()
+        if haste:
+            self._hasten()
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a message at the end of a broker's queue, after all frames given so far."""

@@ -55,15 +55,15 @@ class Journal:
         self._deadline = deadline
         self._publisher = database.publisher
         self._track = track
-        self._past = past
-        self._own = own
-        self._window = window
+        self._past, self._own, self._window = past, own, window
         self._asked: Prompt | None = None
         self._interrupts = Interrupts()
         self._lines = Lines(database, run, track, self._interrupts, deadline, plain)
         self._plain = self._lines.plain
         self._answers = Answers(self._lines, run, own)
         self._heard: Reply | None = None
+        self._wordless: closing.Unsaid | None = None
+        """What a line that is being written opens, or takes back: an interruption may be felt before it is known."""
         self._leaving = False
 
     def interruptible(self) -> AbstractAsyncContextManager[None]:
@@ -167,22 +167,23 @@ class Journal:
     # -- checkpoints --
 
     async def _open_message(self, reply: Reply) -> Message:
-        new = ids.new("msg_"), ids.new("step_")
+        self._wordless = new = ids.new("msg_"), ids.new("step_")
         plain = self._plain.message(*new) if self._plain else None
         opened = await self._lines.write(lambda session: scribe.open_message(session, self.run, *new), plain)
         reply.message, reply.step = opened
-        self._heard = reply
+        self._heard, self._wordless = reply, None
         return reply.message
 
     async def _open_calls(self, reply: Reply) -> None:
-        new, unsaid = ids.new("step_"), reply.unsaid
+        new = ids.new("step_")
+        self._wordless = unsaid = reply.unsaid
         if unsaid:
             await self.say(reply, TextDelta(""))  # see `finish`
         plain = self._plain.calls(reply, new) if self._plain and not unsaid else None
         opened = await self._lines.write(
             lambda session: scribe.open_calls(session, self.run, reply, new, unsaid), plain
         )
-        reply.message, reply.step = opened
+        (reply.message, reply.step), self._wordless = opened, None
 
     async def ask(self, reply: Reply, *, rests: bool = False) -> bool:
         """Write down a turn that ended in tool calls. If it `rests`, none of them is answered here, and the run may
@@ -264,7 +265,7 @@ class Journal:
 
         async def line(session: Session) -> None:
             await lifecycle.hold(session, self.run)
-            unsaid = await scribe.save_unfinished(session, self._heard)
+            unsaid = await scribe.save_unfinished(session, self._heard) or self._wordless
             await closing.close_torn(session, self.run, closing.LEFT, unsaid)
             await lifecycle.release(session, self.run, why, detail)
 
@@ -286,7 +287,7 @@ class Journal:
                 final, more = "cancelled", {}
             except LeaseLost:
                 return None
-            unsaid = await scribe.save_unfinished(session, self._heard)
+            unsaid = await scribe.save_unfinished(session, self._heard) or self._wordless
             return await closing.end(session, self.run, final, attempt="same", unsaid=unsaid, **more)
 
         ended = await self._lines.close(line)

@@ -14,6 +14,7 @@ from orchestrator import runs
 from orchestrator.db import Database, Session
 from orchestrator.events.frames import Track
 from orchestrator.events.publisher import stream_key
+from orchestrator.execution.plain import Opened, Plain, PlainForms
 from orchestrator.execution.runner import Runner
 from orchestrator.resources import Resources
 from orchestrator.settings import Settings
@@ -178,6 +179,38 @@ async def test_of_a_turn_that_is_cut_before_its_first_word_nothing_is_left(
     said = await until(bare, sa.select(Message).where(col(Message.run_id) == run.id))
     assert said.content[0]["text"]["value"] == "One."
     assert await asyncio.to_thread(asked) == [1, 1]
+
+
+async def test_of_a_turn_that_is_cut_while_its_message_is_opened_nothing_is_left(
+    bare: Resources,
+    bare_settings: Settings,
+    project_id: str,
+    scripted: RemoteModelServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await asyncio.to_thread(scripted.script, Reply.text("Late.").held("turn"), Reply.text("One."))
+    run = await queued(bare, project_id, "Count!")
+    leaving = a_runner(bare, bare_settings)
+    opens = PlainForms.message
+
+    def open_and_leave(forms: PlainForms, *new: str) -> Plain[Opened]:
+        form = opens(forms, *new)
+
+        def told(row: Any) -> Opened:
+            leaving.drain(now=True)
+            return form.told(row)
+
+        return Plain(form.asked, form.send, told)
+
+    monkeypatch.setattr(PlainForms, "message", open_and_leave)
+    await asyncio.wait_for(leaving.run(run.id), DEADLINE)
+
+    assert [name for name, _ in await events(bare, run.id)][-2:] == ["message.incomplete", "run.step.failed"]
+    monkeypatch.undo()
+    await asyncio.wait_for(a_runner(bare, bare_settings).run(run.id), DEADLINE)
+    assert (await found(bare, run.id)).status == "completed"
+    said = await until(bare, sa.select(Message).where(col(Message.run_id) == run.id))
+    assert said.content[0]["text"]["value"] == "One."
 
 
 async def test_calls_that_are_cut_while_they_arrive_leave_a_failed_step_and_nothing_to_answer(

@@ -166,3 +166,20 @@ async def test_the_stream_catches_up_by_itself(bare: Resources) -> None:
     async with asyncio.timeout(DEADLINE):
         while await kept(bare, track.run_id) != [first.cursor, *(frame.cursor for frame in told)]:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(LAG / 5)
+
+
+async def test_an_announcement_leaves_the_haste_to_the_first_word_behind_it(bare: Resources) -> None:
+    track, first = begun(ids.new("run_"))
+    waits_long = bare.settings.model_copy(update={"event_window": 60.0})
+    async with Publisher(bare.redis, waits_long).running() as publisher:
+        publisher.events([first], haste=False)  # nothing was sent for long
+        async with asyncio.timeout(DEADLINE):
+            while not await kept(bare, track.run_id):
+                await asyncio.sleep(0.01)
+        announced, word = track.frame("thread.message.created", b"{}"), track.frame("thread.message.delta", b"{}")
+
+        publisher.events([announced], haste=False)
+        publisher.events([word])
+        async with asyncio.timeout(waits_long.event_window / 2):
+            while len(await kept(bare, track.run_id)) < 3:
+                await asyncio.sleep(0.01)
