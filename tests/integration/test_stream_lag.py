@@ -174,12 +174,12 @@ async def test_an_announcement_leaves_the_haste_to_the_first_word_behind_it(bare
     async with Publisher(bare.redis, waits_long).running() as publisher:
         publisher.events([first], haste=False)  # nothing was sent for long
         async with asyncio.timeout(DEADLINE):
-            while not await kept(bare, track.run_id):
+            while not await kept(bare, track.run_id):  # noqa: ASYNC110  # Redis does not tell
                 await asyncio.sleep(0.01)
         announced, word = track.frame("thread.message.created", b"{}"), track.frame("thread.message.delta", b"{}")
 
         publisher.events([announced], haste=False)
         publisher.events([word])
         async with asyncio.timeout(waits_long.event_window / 2):
-            while len(await kept(bare, track.run_id)) < 3:
+            while len(await kept(bare, track.run_id)) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
