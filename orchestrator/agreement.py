@@ -1,8 +1,9 @@
 """Notices that API and workers go by different bounds: each would give places away that the other does not have.
 
-Each process says in Redis what its kind goes by, and reads what has been said before. A deploy that changes bounds has
-both for a moment, so a difference counts when it is seen twice in a row. It is said once, in the log; nothing follows
-from it, for nobody can know who is right. What nobody says any more is forgotten soon: a kind that has left agrees.
+Each process says in Redis what its kind goes by, and reads what has been said before. What nobody says any more is
+forgotten after a while, and a difference counts when it has been there for longer than that: a deploy has both bounds
+for a moment, and a kind that has left, in order or not, may not be taken for one that differs. It is said once, in the
+log; nothing follows from it, for nobody can know who is right.
 """
 
 import asyncio
@@ -23,23 +24,24 @@ Kind = Literal["api", "worker"]
 
 KEYS: Final[dict[Kind, str]] = {"api": "assistantd:bounds:api", "worker": "assistantd:bounds:worker"}
 EVERY = 60.0
-KEPT: Final = 180
-"""Seconds for which what was said counts: three looks."""
+KEPT: Final = 150
+"""Seconds for which what was said counts: two looks, and half of one in which whoever says it again may be late."""
+LOOKS: Final = 4
+"""So many in a row make a difference: the first and the last are further apart than what is said is kept."""
 
 
 async def keep_agreement(redis: Redis, kind: Kind, bounds: Bounds) -> NoReturn:
     """Compare every now and then, without an end; while Redis is away nobody knows."""
-    differed, told = False, False
+    seen = 0
     while True:
         try:
             others = await compare(redis, kind, bounds)
         except (RedisError, OSError, TimeoutError) as error:
             log.debug("bounds_not_compared", error=repr(error))
         else:
-            if others and differed and not told:
+            seen = seen + 1 if others else 0
+            if seen == LOOKS:
                 log.warning("bounds_differ", ours=asdict(bounds), others=others)
-            told = bool(others) and differed
-            differed = bool(others)
         await asyncio.sleep(EVERY)
 
 

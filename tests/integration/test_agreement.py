@@ -43,6 +43,27 @@ async def test_what_nobody_says_any_more_is_forgotten_whoever_else_lives(redis: 
     assert await redis.ttl(agreement.KEYS["worker"]) > agreement.KEPT  # only its own kind speaks for it
 
 
+async def test_what_was_said_by_a_kind_that_has_left_is_not_told(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = int(agreement.KEPT / agreement.EVERY) + 1  # so often it may still be there
+    every, over = agreement.EVERY, asyncio.Event()
+
+    async def remembered(*_: object) -> dict[str, str]:
+        nonlocal looks
+        looks -= 1
+        if looks < 0:
+            over.set()
+        return {"api": "its bounds"} if looks >= 0 else {}
+
+    monkeypatch.setattr(agreement, "EVERY", 0.001)
+    monkeypatch.setattr(agreement, "compare", remembered)
+    with structlog.testing.capture_logs() as logs:
+        async with background(agreement.keep_agreement(redis, "worker", NARROW), "agreement"), asyncio.timeout(60):
+            await over.wait()
+
+    assert "bounds_differ" not in [line["event"] for line in logs]
+    assert (agreement.LOOKS - 1) * every > agreement.KEPT > every
+
+
 async def test_a_difference_that_stays_is_told_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "EVERY", 0.001)
     looks = asyncio.Semaphore(0)
