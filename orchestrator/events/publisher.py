@@ -73,7 +73,7 @@ class Publisher:
         self._sending = asyncio.Lock()
         self._sent: asyncio.Future[None] | None = None
         self._last = 0.0
-        self._hastened = 0.0
+        self._hastened = self._spoken = 0.0
         self._pause = 0.0
         self._reminder: asyncio.TimerHandle | None = None
 
@@ -108,13 +108,21 @@ class Publisher:
         if self._frames.add(frame) == 1:
             self._wanted.set()
 
-    def events(self, frames: Batch, *, haste: bool = True) -> None:
-        """Publish some frames of one attempt, in order; without `haste`, what waits for company is not hurried."""
+    def events(self, frames: Batch) -> None:
+        """Publish some frames of one attempt, in order, as soon as single ones."""
         self._frames.extend(frames)
         self._firm.add((frames[0].run_id, frames[0].cursor.attempt))
         self._wanted.set()
-        if haste:
-            self._hasten()
+        self._hasten()
+
+    def first_word(self, frames: Batch) -> None:
+        """Publish the first words of a message: soon, although its announcement may just have been sent in haste."""
+        self._frames.extend(frames)
+        self._wanted.set()
+        now = asyncio.get_running_loop().time()
+        if now - self._spoken >= self._window:
+            self._spoken = now
+            self._hurry.set()
 
     def push(self, queue: str, message: bytes) -> None:
         """Put a message at the end of a broker's queue, after all frames given so far."""

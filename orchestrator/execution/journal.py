@@ -126,7 +126,7 @@ class Journal:
             return 0
         texts = scribe.leading_texts(deltas, start)
         if texts:
-            tell = self._publisher.frames if reply.text else self._publisher.events  # the first word waits for nobody
+            tell = self._publisher.frames if reply.text else self._publisher.first_word
             tell(self._track.texts(reply.message.id, texts, first=not reply.text))
             reply.text += texts
         return len(texts)

@@ -57,8 +57,7 @@ class PlainForms:
         def told(_: Row) -> Opened:
             message = self._message(message_id, asked.at)
             step = self._step(step_id, "message_creation", {"message_id": message_id}, asked.at)
-            opened = _of_step(step, self._run.expires_at, *BEGUN) + _of_message(message, *BEGUN)
-            self._tell(opened, haste=False)  # a process hastens once a window: that is for the first word
+            self._tell(_of_step(step, self._run.expires_at, *BEGUN) + _of_message(message, *BEGUN))
             return message, step
 
         return Plain(asked, lambda: self.lines.message(asked), told)
@@ -219,9 +218,9 @@ class PlainForms:
         if event_id is not None:
             self._database.publisher.push(*queue.message(webhooks.DELIVER, event_id))
 
-    def _tell(self, events: list[Event], *, haste: bool = True) -> None:
+    def _tell(self, events: list[Event]) -> None:
         """All at once: one by one, they cost twice as much."""
-        self._database.publisher.events(self._track.frames(events), haste=haste)
+        self._database.publisher.events(self._track.frames(events))
 
 
 def _of_message(message: Message, *events: str) -> list[Event]:

@@ -61,6 +61,15 @@ async def hear_up_to(last: Cursor, stream: AsyncGenerator[bytes, None]) -> list[
     return heard
 
 
+async def said(told: Any, frame: Frame) -> None:
+    """Return when a frame was published."""
+    heard: list[Cursor] = []
+    async with asyncio.timeout(DEADLINE):
+        while frame.cursor not in heard:
+            if (message := await told.get_message(ignore_subscribe_messages=True, timeout=DEADLINE)) is not None:
+                heard += [cursor for cursor, _ in frames.split(message["data"])]
+
+
 async def test_whoever_comes_while_words_flow_hears_each_of_them_once(bare: Resources) -> None:
     track, first = begun(ids.new("run_"))
     chance = random.Random(1)
@@ -168,18 +177,16 @@ async def test_the_stream_catches_up_by_itself(bare: Resources) -> None:
             await asyncio.sleep(LAG / 5)
 
 
-async def test_an_announcement_leaves_the_haste_to_the_first_word_behind_it(bare: Resources) -> None:
+async def test_a_first_word_does_not_wait_behind_its_announcement(bare: Resources) -> None:
     track, first = begun(ids.new("run_"))
     waits_long = bare.settings.model_copy(update={"event_window": 60.0})
+    told = bare.redis.pubsub()
+    await told.subscribe(stream_key(track.run_id))
     async with Publisher(bare.redis, waits_long).running() as publisher:
-        publisher.events([first], haste=False)  # nothing was sent for long
-        async with asyncio.timeout(DEADLINE):
-            while not await kept(bare, track.run_id):  # noqa: ASYNC110  # Redis does not tell
-                await asyncio.sleep(0.01)
-        announced, word = track.frame("thread.message.created", b"{}"), track.frame("thread.message.delta", b"{}")
+        publisher.events([first])  # in haste, and alone: nothing was sent for long
+        await said(told, first)
 
-        publisher.events([announced], haste=False)
-        publisher.events([word])
+        publisher.first_word(word := track.texts("msg_1", ["Hello"], first=True))
         async with asyncio.timeout(waits_long.event_window / 2):
-            while len(await kept(bare, track.run_id)) < 3:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await said(told, word[0])
+    await told.aclose()  # type: ignore[no-untyped-call]
