@@ -218,7 +218,8 @@ async def test_the_asynchronous_client_creates_runs_and_polls(async_client: open
         run_id=run.id, thread_id=run.thread_id, tool_outputs=answers(run, "rain"), poll_interval_ms=20
     )
     again = await threads.runs.create_and_poll(thread_id=run.thread_id, assistant_id=assistant, poll_interval_ms=20)
-    async with threads.create_and_run_stream(assistant_id=assistant, thread=thread) as stream:
+    said: Any = {"messages": [{"role": "user", "content": "Hi"}]}
+    async with threads.create_and_run_stream(assistant_id=assistant, thread=said) as stream:
         (message,) = await stream.get_final_messages()
 
     assert (done.status, again.status) == ("completed", "completed")

@@ -123,15 +123,13 @@ def test_the_log_names_the_whole_route_and_no_ids(http: Http, stack: Stack) -> N
 
     for method, path in asked:
         http.client.request(method, path, headers={"x-request-id": name})
-    http.client.get(f"{http.client.base_url.copy_with(path='/healthz')}", headers={"x-request-id": name})
 
     deadline = time.monotonic() + 60
-    while len(routes := routes_of(stack, name)) < 5 and time.monotonic() < deadline:
+    while len(routes := routes_of(stack, name)) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)  # a request is logged when its answer has been sent
     assert routes == [
         "/v1/threads/{thread_id}/runs/{run_id}",
         "/v1/threads",
         "/v1/models/{model:path}",
         "unknown",
-        "/healthz",
     ]

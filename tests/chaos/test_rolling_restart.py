@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.api.http import WEATHER
 from tests.chaos import cluster as clusters
 from tests.chaos.cluster import Cluster, until
 from tests.chaos.slots import Slot
@@ -172,7 +173,7 @@ async def test_a_rolling_restart_under_streaming_clients_loses_nothing_and_asks_
     ):
         apis = [slot.base_url for slot in cluster.apis]
         clients = [Client(http, apis, number, over) for number in range(CLIENTS)]
-        assistant = await clients[0].insist("POST", "/v1/assistants", {"model": "gpt-4o"})
+        assistant = await clients[0].insist("POST", "/v1/assistants", {"model": "gpt-4o", "tools": [WEATHER]})
         talking = asyncio.gather(*(client.talk(assistant["id"]) for client in clients))
         await until(lambda: all(client.conversations for client in clients), "all talk", PATIENCE)
 
