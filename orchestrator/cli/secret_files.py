@@ -28,7 +28,8 @@ READABLE = 0o444
 def secrets(
     into: Annotated[Path, typer.Option(metavar="DIR", help="The folder of folders to write into.")],
     dotenv: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="A file of assignments, if there is one.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", readable=False, help="A file of assignments, if there is one."),
     ] = None,
     needed: Annotated[
         list[str] | None, typer.Option("--need", metavar="NAME", help="A setting that has to be given.")
