@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
@@ -46,32 +47,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         logs.configure(chosen)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with resources.opened(chosen) as opened, Gateway(chosen) as passing_on:
-            app.state.resources = opened
-            app.state.watcher = watcher = Watcher(opened.subscriber)
-            follower = Follower(opened.subscriber, outcome_of(opened.database), chosen)
-            app.state.streams = streams = Streams(follower, app.state.leaving)
-            app.state.means = plain.means(opened, streams, watcher, app.state.leaving)
-            app.state.gateway = passing_on
-            probing = db.direct(chosen, connections=1)
-            app.state.probing = probing
-            agreeing = keep_agreement(opened.redis, "api", opened.database.bounds)
-            async with (
-                probing.opened(),
-                background(keep_the_time(opened.database), "timekeeping"),
-                background(agreeing, "agreement"),
-            ):
-                if settings is None:  # a process of its own
-                    garbage.settle()
-                yield
-
     app = FastAPIOffline(  # its documentation page needs no other host
         title="assistantd",
         version="1",
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=partial(_serving, settings=chosen, alone=settings is None),
         redoc_url=None,
         strict_content_type=False,
         redirect_slashes=False,
@@ -91,3 +71,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Express)
     app.add_middleware(RequestContext, organization=chosen.organization)
     return app
+
+
+@asynccontextmanager
+async def _serving(app: FastAPI, settings: Settings, *, alone: bool) -> AsyncIterator[None]:
+    """What requests find in the application's state, while it serves. `alone`: the process is this application's."""
+    async with resources.opened(settings) as opened, Gateway(settings) as passing_on:
+        app.state.resources = opened
+        app.state.watcher = watcher = Watcher(opened.subscriber)
+        follower = Follower(opened.subscriber, outcome_of(opened.database), settings)
+        app.state.streams = streams = Streams(follower, app.state.leaving)
+        app.state.means = plain.means(opened, streams, watcher, app.state.leaving)
+        app.state.gateway = passing_on
+        app.state.probing = probing = db.direct(settings, connections=1)
+        agreeing = keep_agreement(opened.redis, "api", opened.database.bounds)
+        async with (
+            probing.opened(),
+            background(keep_the_time(opened.database), "timekeeping"),
+            background(agreeing, "agreement"),
+        ):
+            if alone:
+                garbage.settle()
+            yield
