@@ -2,9 +2,8 @@
 
 At most one request is under way. A connection learns from the transport and the parser (`orchestrator.http_parsing`),
 and whoever reads takes what came since: nothing is awaited for each piece. Who says little and often is not read every
-time (`orchestrator.http_gathering`). Everything is bounded: heads, what a server
-may send that is neither head nor body, what was read and not yet taken (reading pauses), and silence: one timer, set
-again only when it goes off.
+time (`orchestrator.http_gathering`). Everything is bounded: heads, what a server may send that is neither head nor
+body, what was read and not yet taken (reading pauses), and silence: one timer, set again only when it goes off.
 """
 
 import asyncio

@@ -10,6 +10,7 @@ What goes wrong, and what follows, is in `orchestrator.openai_errors`; what prov
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import orjson
 import structlog
@@ -18,7 +19,7 @@ from orchestrator.errors import Unavailable
 from orchestrator.foreign import Json
 from orchestrator.model import Delta, Prompt
 from orchestrator.openai_errors import UpstreamTrouble, request_id
-from orchestrator.openai_http import BROKEN, Endpoint
+from orchestrator.openai_http import BROKEN, Endpoint, Response
 from orchestrator.openai_reply import Reply
 from orchestrator.settings import Settings
 
@@ -32,6 +33,10 @@ _FIRST_WAIT = 0.5
 _LONGEST_BACKOFF = 8.0
 _TAIL_WAIT = 5.0  # for usage and [DONE], once the reply itself is complete
 _LONGEST_LIST = 8 * 1024 * 1024
+_HUSH = 0.015
+"""Seconds without a word after which it is told that the model has begun. What follows from that is not urgent, and
+would hold up others that have yet to ask; and who speaks at once need not be announced.
+"""
 
 
 class OpenAIModel:
@@ -59,23 +64,11 @@ class OpenAIModel:
             try:
                 response = await self._endpoint.post("/chat/completions", body, headers=_STREAM)
                 try:
-                    whole = response.content_type == "application/json"
-                    reply.begin(request_id(response.headers), whole=whole)
-                    if not whole:
-                        yield []
-                    last: list[Delta] = []
-                    while chunk := await response.read(_TAIL_WAIT if reply.complete else None, reply.offered):
-                        deltas = reply.feed(chunk)
-                        if reply.done:
-                            last = deltas
-                            break
-                        if deltas:
-                            body = b""  # what was heard of is not asked again
+                    async with aclosing(_heard(response, reply)) as heard:
+                        async for deltas in heard:
+                            if deltas:
+                                body = b""  # what was heard of is not asked again
                             yield deltas
-                    last += reply.flush()
-                    if reply.done:
-                        await response.reach_end()
-                    yield [*last, reply.finish()]
                 finally:
                     response.close()
                 return
@@ -107,6 +100,44 @@ class OpenAIModel:
     async def retrieve(self, model_id: str) -> Json | None:
         """One of them, or None. It is looked up in the list: not every provider has the route for one."""
         return next((model for model in await self.models() if model["id"] == model_id), None)
+
+
+async def _heard(response: Response, reply: Reply) -> AsyncGenerator[list[Delta], None]:
+    """What an answer says whose head is here, as a stream of a `Model` does. Raises UpstreamTrouble, and BROKEN."""
+    whole = told = response.content_type == "application/json"
+    reply.begin(request_id(response.headers), whole=whole)
+    last: list[Delta] = []
+    while True:
+        reading = asyncio.ensure_future(response.read(_TAIL_WAIT if reply.complete else None, reply.offered))
+        try:
+            if not (told or reply.started) and (told := await _lasts(reading)):
+                yield []
+            chunk = await reading
+        finally:
+            _drop(reading)
+        if not chunk:
+            break
+        deltas = reply.feed(chunk)
+        if reply.done:
+            last = deltas
+            break
+        if deltas:
+            yield deltas
+    last += reply.flush()
+    if reply.done:
+        await response.reach_end()
+    yield [*last, reply.finish()]
+
+
+async def _lasts(reading: "asyncio.Future[bytes]") -> bool:
+    """Whether the next piece of an answer is long in coming."""
+    return not reading.done() and not (await asyncio.wait((reading,), timeout=_HUSH))[0]
+
+
+def _drop(reading: "asyncio.Future[bytes]") -> None:
+    """Nobody waits for that piece any more, however it ends."""
+    if not reading.cancel() and not reading.cancelled():
+        reading.exception()
 
 
 def _request_body(prompt: Prompt) -> bytes:

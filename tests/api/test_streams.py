@@ -281,9 +281,13 @@ def test_a_message_is_announced_when_the_model_answers_and_its_first_word_follow
 def test_an_announced_message_is_taken_back_if_the_model_calls_a_tool_that_it_was_not_offered(
     http: Http, model: RemoteModelServer
 ) -> None:
-    model.script(Reply.tool_calls(("no_such_tool", {})), Reply.text("Hello"))
+    model.script(Reply.tool_calls(("no_such_tool", {})).held("call"), Reply.text("Hello"))
+    body = {"assistant_id": http.assistant()["id"]}
 
-    events = stream_run(http, "Hi")
+    with http.streaming(f"/threads/{http.thread('Hi')['id']}/runs", body) as lines:
+        begun = read_until(lines, "thread.message.in_progress")
+        model.release("call")
+        events = parse("\n".join([*begun, *lines, ""]))
 
     check_stream(events)
     run = events[-2].data

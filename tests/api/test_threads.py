@@ -4,7 +4,7 @@ import openai
 import pytest
 
 from tests.api.checks import Json
-from tests.api.http import Http, path_of
+from tests.api.http import Http, path_of, read_until
 from tests.fakes.model_control import RemoteModelServer
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
@@ -156,7 +156,7 @@ def test_a_thread_that_is_deleted_during_its_run_stops_the_model_and_ends_stream
     model.wait_for(lambda state: state["open_streams"] == 1)
 
     with http.streaming(f"{path_of(run)}/events") as lines:
-        next(lines)
+        read_until(lines, "thread.message.in_progress")
         http.delete(f"/threads/{run['thread_id']}")
         model.wait_for(lambda state: state["disconnects"] == 1)
         told = [line for line in lines if line.startswith("event: ")]

@@ -111,6 +111,21 @@ async def test_an_ear_is_told_of_text_in_its_place_among_the_deltas(
     assert [type(delta) for delta in heard] == [TextDelta] * 30 + [Finished]
 
 
+async def test_a_model_that_takes_its_time_is_told_of_once_before_its_first_word(
+    server: ModelServer, model: OpenAIModel
+) -> None:
+    server.script(HELLO.held("gate"))
+
+    async with contextlib.aclosing(model.stream(prompt())) as stream:
+        begun = await asyncio.wait_for(anext(stream), 60)
+        server.release("gate")
+        heard = [deltas async for deltas in stream]
+
+    assert begun == []
+    assert all(heard)
+    assert text([delta for deltas in heard for delta in deltas]) == "Hello you"
+
+
 async def test_parallel_tool_calls_after_text_are_heard(server: ModelServer, model: OpenAIModel) -> None:
     server.script(Reply.text("Wait.").calling(("weather", {"city": "Köln"}), ("time", "{}")))
 
@@ -485,8 +500,7 @@ async def test_closing_the_stream_early_cuts_the_connection(server: ModelServer,
     server.script(HELLO.held("gate", after=1))
 
     async with contextlib.aclosing(model.stream(prompt())) as stream:
-        assert await anext(stream) == []  # the head is here
-        assert await anext(stream) == [TextDelta("Hello")]
+        assert (await anext(stream) or await anext(stream)) == [TextDelta("Hello")]
     await server.disconnected()
 
     assert server.requests[0].deltas_sent == 1
@@ -610,7 +624,7 @@ async def test_what_was_asked_is_forgotten_while_the_model_answers() -> None:
             try:
                 answering = model.stream(prompt("x" * 20_000_000))
                 async with contextlib.aclosing(answering):
-                    assert [await anext(answering), await anext(answering)] == [[], [TextDelta("a")]]
+                    assert (await anext(answering) or await anext(answering)) == [TextDelta("a")]
                     kept, most = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
