@@ -103,7 +103,7 @@ async def _create_run(asked: Asked) -> Response | None:
     if body is None or not _usable(asked, body.model):
         return None
     made = await asked.means.plain.create_run(asked.project_id, thread_id, body)
-    return _started(asked, made, stream=body.stream)
+    return await _started(asked, made, stream=body.stream)
 
 
 async def _create_thread_and_run(asked: Asked) -> Response | None:
@@ -111,7 +111,7 @@ async def _create_thread_and_run(asked: Asked) -> Response | None:
     if body is None or not _usable(asked, body.model):
         return None
     made = await asked.means.plain.create_thread_and_run(asked.project_id, body)
-    return _started(asked, made, stream=body.stream)
+    return await _started(asked, made, stream=body.stream)
 
 
 async def _submit_tool_outputs(asked: Asked) -> Response | None:
@@ -169,12 +169,13 @@ async def _run(asked: Asked) -> Run | None:
     return await asked.means.plain.retrieve_run(asked.project_id, thread_id, run_id)
 
 
-def _started(asked: Asked, made: Made | None, *, stream: bool | None) -> Response | None:
+async def _started(asked: Asked, made: Made | None, *, stream: bool | None) -> Response | None:
     if made is None:
         return None
     run, data = made
     means = asked.means
     if stream:
+        await means.plain.give_way()
         return means.streams.of(run.thread_id, run.id, START)
     return Response(data, headers=poll_after(run.created_at, means.settings), media_type="application/json")
 

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -69,6 +69,11 @@ class Batch(Generic[Item, Answer]):
             lane.add_done_callback(self._tasks.discard)
         return await answer
 
+    @property
+    def busy(self) -> bool:
+        """Whether something was asked that has no answer yet."""
+        return self._under_way > 0
+
     async def _work(self) -> None:
         try:
             while calls := self._next():
@@ -99,3 +104,27 @@ class Batch(Generic[Item, Answer]):
             if not call[1].done():
                 calls.append(call)
         return calls
+
+
+class GivingWay:
+    """Lets batches go first: whoever comes while one of these is busy waits for so many seconds, or less if somebody
+    waits already; then all go on together.
+    """
+
+    def __init__(self, *batches: Batch[Any, Any], seconds: float) -> None:
+        self._batches = batches
+        self._seconds = seconds
+        self._over: asyncio.Event | None = None
+
+    async def __call__(self) -> None:
+        """Return when it is time to go on: at once, if nothing is under way."""
+        if not any(batch.busy for batch in self._batches):
+            return
+        if self._over is None:
+            self._over = asyncio.Event()
+            asyncio.get_running_loop().call_later(self._seconds, self._end, self._over)
+        await self._over.wait()
+
+    def _end(self, over: asyncio.Event) -> None:
+        self._over = None
+        over.set()

@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 MARGIN = 128
 """So close to a bound, places are given away one by one, and what is under way at once must be fewer. Of an API process
-up to five sixteenths of it are, on the short way (see `plain.verbs`). So where more than three create runs in the same
+up to seven sixteenths of it are, on the short way (see `plain.verbs`). So where more than two create runs in the same
 moment, a bound may be exceeded by as many for each of the others, until as many runs have ended.
 """
 BATCH = 200

@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from orchestrator import db, ids, lifecycle, message_files, places, queue, runs, threads
-from orchestrator.batching import Batch
+from orchestrator.batching import Batch, GivingWay
 from orchestrator.db import Database
 from orchestrator.direct import Direct
 from orchestrator.events.frames import START, Track
@@ -36,10 +36,14 @@ from orchestrator.wire.requests import (
 log = structlog.get_logger(__name__)
 
 CREATIONS: Final = places.MARGIN // 8
-"""Runs that are created at once, of each of the two kinds; see `places.MARGIN`."""
+"""Runs that one statement creates; see `places.MARGIN`."""
+THREADS_LANES: Final = 2
+"""Statements that create runs with new threads, which nobody else can be at: while one is carried out, the next is."""
 RESUMPTIONS: Final = places.MARGIN // 16
 """Runs that get their outputs at once: they take places, too."""
 REQUESTS: Final = 64
+GIVING_WAY: Final = 0.008
+"""Seconds: about what it takes to create fifty runs that were asked for at once."""
 
 Asked = dict[str, Json]
 
@@ -65,8 +69,10 @@ class Plain:
         self._found = Batch(self._retrieve_runs, most=REQUESTS)
         self._run = Batch(partial(self._create, statements.CREATE_RUNS), most=CREATIONS, lanes=1)
         with_threads = partial(self._create, statements.CREATE_THREADS_AND_RUNS)
-        self._thread_and_run = Batch(with_threads, most=CREATIONS, lanes=1)
+        self._thread_and_run = Batch(with_threads, most=CREATIONS, lanes=THREADS_LANES)
         self._outputs = Batch(self._submit_outputs, most=RESUMPTIONS, lanes=1)
+        self.give_way = GivingWay(self._run, self._thread_and_run, seconds=GIVING_WAY)
+        """For whoever wants to hear of a run that was created: others may be created first."""
 
     async def add_message(self, project_id: str, thread_id: str, body: CreateMessage) -> Message | None:
         """`messages.create`."""

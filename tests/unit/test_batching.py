@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from orchestrator import db
-from orchestrator.batching import Batch, TooManyWaiting
+from orchestrator.batching import Batch, GivingWay, TooManyWaiting
 
 
 class Carrier:
@@ -122,3 +122,30 @@ async def test_a_batch_knows_nothing_of_the_run_of_its_first_caller() -> None:
     with structlog.contextvars.bound_contextvars(run_id="run_1"):
         assert await batch(1) == {}
         assert structlog.contextvars.get_contextvars() == {"run_id": "run_1"}
+
+
+async def test_way_is_given_to_a_batch_that_is_under_way_and_only_for_a_while() -> None:
+    carrier = Carrier(closed=True)
+    batch = Batch(carrier)
+    give_way = GivingWay(Batch(Carrier()), batch, seconds=0.01)
+    asked = asyncio.create_task(batch(1))
+    await carrier.begun.wait()
+    waiting = [asyncio.create_task(give_way()) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    waited = [task.done() for task in waiting]
+    waiting.pop().cancel()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*waiting)
+    carrier.door.set()
+
+    assert waited == [False, False, False]
+    assert await asked == 2
+
+
+async def test_nobody_waits_if_there_is_nobody_to_give_way_to() -> None:
+    give_way = GivingWay(batch := Batch(Carrier()), seconds=3600)
+
+    assert await batch(1) == 2
+    async with asyncio.timeout(60):
+        await give_way()
