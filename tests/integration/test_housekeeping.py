@@ -1,5 +1,6 @@
 """Looking whether anything is to be done: one statement sees all that a sweep would find, and nearly always nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from orchestrator.settings import Settings
 from orchestrator.tables import Run, Worker, now
 from tests.integration.house import House, assistant_id, narrow, quiet
 from tests.integration.plain_scene import Counted
+from tests.integration.play import DEADLINE
 from tests.integration.test_claims import nodes
 
 __all__ = ["assistant_id", "narrow", "quiet"]
@@ -52,6 +54,9 @@ class Short(Counted):
     async def another(self) -> Json:
         """A connection like those of the short way."""
         return await self._direct._connect()
+
+
+WAITS = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND state = 'active' AND wait_event = 'ClientRead'"
 
 
 class Home(Database):
@@ -109,13 +114,18 @@ async def test_a_session_that_is_silent_in_the_middle_of_a_statement_is_seen(
 ) -> None:
     monkeypatch.setattr(housekeeping, "SILENCE", 0.0)
     silent = await asyncpg.connect(bare_settings.database_url.get_secret_value())
-    statement = await silent.prepare("SELECT 1")  # Postgres waits for what is to be done with it
-    assert statement is not None
+    try:
+        statement = await silent.prepare("SELECT 1")  # Postgres waits for what is to be done with it
+        assert statement is not None
+        async with asyncio.timeout(DEADLINE):
+            while not await home.short.fetch(WAITS, silent.get_server_pid()):  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.01)
 
-    await housekeeping.look(home)
+        await housekeeping.look(home)
 
-    assert home.transactions > 0
-    await silent.close()
+        assert home.transactions > 0
+    finally:
+        silent.terminate()
 
 
 @pytest.mark.parametrize("mode", ["custom", "generic"])

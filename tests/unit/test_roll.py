@@ -42,9 +42,13 @@ def start(folder: Path, **known: str) -> subprocess.Popen[str]:
     usual = {"SAID": "healthy", "UP": "0", "OTHERS": "", "ROLL_WITHIN": "1", "TMPDIR": str(folder)}
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", **usual, **known}
     command = ["sh", str(ROOT / "deploy" / "roll.sh"), "worker"]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
+    try:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finish(rolling: subprocess.Popen[str], folder: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
