@@ -26,6 +26,7 @@ from orchestrator.wire.requests import CreateRun, SubmitToolOutputs
 from tests.fakes.model_control import RemoteModelServer
 from tests.fakes.replies import Reply
 from tests.integration.play import DEADLINE, Play
+from tests.integration.test_runner import until
 from tests.stack import Stack
 
 FUNCTION = {"type": "function", "function": {"name": "look_up"}}
@@ -408,7 +409,7 @@ async def test_a_worker_whose_run_was_taken_away_writes_nothing_although_nobody_
     await asyncio.to_thread(scripted.script, Reply.text("One two.").held("taken"))
     await play.begin()
     running = asyncio.create_task(play.runner.run(play.run_id))
-    await asyncio.to_thread(scripted.wait_for, lambda state: state["gates"].get("taken", {}).get("waiting") == 1)
+    await until(play.bare, sa.select(Message).where(col(Message.run_id) == play.run_id))
     await play.set_(lease_until=sa.func.now() - timedelta(seconds=1))
     assert (await housekeeping.sweep(play.bare.database)).orphaned == 1
 
