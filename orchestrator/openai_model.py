@@ -106,15 +106,17 @@ async def _heard(response: Response, reply: Reply) -> AsyncGenerator[list[Delta]
     """What an answer says whose head is here, as a stream of a `Model` does. Raises UpstreamTrouble, and BROKEN."""
     whole = told = response.content_type == "application/json"
     reply.begin(request_id(response.headers), whole=whole)
+    hushed_at = asyncio.get_running_loop().time() + _HUSH
     last: list[Delta] = []
     while True:
         reading = asyncio.ensure_future(response.read(_TAIL_WAIT if reply.complete else None, reply.offered))
         try:
-            if not (told or reply.started) and (told := await _lasts(reading)):
+            if not (told or reply.started) and (told := await _lasts(reading, hushed_at)):
                 yield []
             chunk = await reading
         finally:
             _drop(reading)
+            del reading  # its exception's traceback holds this frame, and so all that was asked
         if not chunk:
             break
         deltas = reply.feed(chunk)
@@ -129,9 +131,10 @@ async def _heard(response: Response, reply: Reply) -> AsyncGenerator[list[Delta]
     yield [*last, reply.finish()]
 
 
-async def _lasts(reading: "asyncio.Future[bytes]") -> bool:
-    """Whether the next piece of an answer is long in coming."""
-    return not reading.done() and not (await asyncio.wait((reading,), timeout=_HUSH))[0]
+async def _lasts(reading: "asyncio.Future[bytes]", until: float) -> bool:
+    """Whether the next piece of an answer is not here at that time of the loop's clock."""
+    left = until - asyncio.get_running_loop().time()
+    return not (reading.done() or (left > 0 and (await asyncio.wait((reading,), timeout=left))[0]))
 
 
 def _drop(reading: "asyncio.Future[bytes]") -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -124,6 +125,25 @@ async def test_a_model_that_takes_its_time_is_told_of_once_before_its_first_word
     assert begun == []
     assert all(heard)
     assert text([delta for deltas in heard for delta in deltas]) == "Hello you"
+
+
+async def test_a_model_that_says_nothing_worth_telling_takes_its_time(
+    server: ModelServer, model: OpenAIModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.openai_model._HUSH", 0.05)
+    server.script(Reply.text("Hello").held("gate").beating(0.001))
+
+    async with contextlib.aclosing(model.stream(prompt())) as stream:
+        assert await asyncio.wait_for(anext(stream), 60) == []
+
+
+async def test_a_model_that_speaks_at_once_is_not_announced(
+    server: ModelServer, model: OpenAIModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.openai_model._HUSH", 3600.0)
+    server.script(HELLO)
+
+    assert all([deltas async for deltas in model.stream(prompt())])
 
 
 async def test_parallel_tool_calls_after_text_are_heard(server: ModelServer, model: OpenAIModel) -> None:
@@ -631,6 +651,24 @@ async def test_what_was_asked_is_forgotten_while_the_model_answers() -> None:
 
     assert most > 20_000_000
     assert kept < 5_000_000
+
+
+async def test_what_was_asked_is_forgotten_when_the_model_breaks_down(server: ModelServer) -> None:
+    """Without waiting for the garbage collector, which comes rarely, and many runs break together."""
+    server.script(*[HELLO.dropped(after=0)] * 5)
+    async with OpenAIModel(settings(server.base_url, upstream_retries=0)) as model:
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(5):
+                with pytest.raises(RunFailure):
+                    await hear(model, prompt("x" * 900_000))
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    assert kept < 20_000_000  # the server remembers what it was asked
 
 
 async def test_a_model_that_was_not_opened_says_so() -> None:
