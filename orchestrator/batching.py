@@ -53,6 +53,8 @@ class Batch(Generic[Item, Answer]):
         self._bound = bound
         self._waiting: deque[Call[Item, Answer]] = deque()
         self._under_way = 0
+        self.when_idle: Callable[[], None] | None = None
+        """Called when nothing is under way any more, before the last callers go on."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item) -> Answer:
@@ -80,6 +82,8 @@ class Batch(Generic[Item, Answer]):
                 await self._answer(calls)
         finally:
             self._under_way -= 1  # at once: who comes now must not rely on a lane that has looked already
+            if not self._under_way and self.when_idle is not None:
+                self.when_idle()
 
     async def _answer(self, calls: "list[Call[Item, Answer]]") -> None:
         try:
@@ -107,24 +111,36 @@ class Batch(Generic[Item, Answer]):
 
 
 class GivingWay:
-    """Lets batches go first: whoever comes while one of these is busy waits for so many seconds, or less if somebody
-    waits already; then all go on together.
+    """Lets batches go first: whoever comes while one of these is busy waits until none is, but not for long: together
+    with all others that do, for so many seconds after the first of them came.
     """
 
     def __init__(self, *batches: Batch[Any, Any], seconds: float) -> None:
         self._batches = batches
         self._seconds = seconds
         self._over: asyncio.Event | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        for batch in batches:
+            batch.when_idle = self._look
 
     async def __call__(self) -> None:
         """Return when it is time to go on: at once, if nothing is under way."""
-        if not any(batch.busy for batch in self._batches):
+        if not self._anything_under_way():
             return
         if self._over is None:
             self._over = asyncio.Event()
-            asyncio.get_running_loop().call_later(self._seconds, self._end, self._over)
+            self._alarm = asyncio.get_running_loop().call_later(self._seconds, self._go_on)
         await self._over.wait()
 
-    def _end(self, over: asyncio.Event) -> None:
-        self._over = None
-        over.set()
+    def _anything_under_way(self) -> bool:
+        return any(batch.busy for batch in self._batches)
+
+    def _look(self) -> None:
+        if self._over is not None and not self._anything_under_way():
+            self._go_on()
+
+    def _go_on(self) -> None:
+        over, alarm, self._over, self._alarm = self._over, self._alarm, None, None
+        if over is not None and alarm is not None:
+            alarm.cancel()
+            over.set()

@@ -124,22 +124,38 @@ async def test_a_batch_knows_nothing_of_the_run_of_its_first_caller() -> None:
         assert structlog.contextvars.get_contextvars() == {"run_id": "run_1"}
 
 
-async def test_way_is_given_to_a_batch_that_is_under_way_and_only_for_a_while() -> None:
-    carrier = Carrier(closed=True)
-    batch = Batch(carrier)
-    give_way = GivingWay(Batch(Carrier()), batch, seconds=0.01)
-    asked = asyncio.create_task(batch(1))
-    await carrier.begun.wait()
+async def test_way_is_given_to_batches_until_none_is_under_way() -> None:
+    first, second = Carrier(closed=True), Carrier(closed=True)
+    batches = Batch(first), Batch(second)
+    give_way = GivingWay(*batches, seconds=3600)
+    asked = [asyncio.create_task(batch(1)) for batch in batches]
+    await asyncio.gather(first.begun.wait(), second.begun.wait())
     waiting = [asyncio.create_task(give_way()) for _ in range(3)]
-    await asyncio.sleep(0)
 
-    waited = [task.done() for task in waiting]
+    first.door.set()
+    await asked[0]
+    still = [task.done() for task in waiting]
     waiting.pop().cancel()
+    second.door.set()
     async with asyncio.timeout(60):
         await asyncio.gather(*waiting)
+
+    assert still == [False, False, False]
+    assert await asked[1] == 2
+
+
+async def test_way_is_given_only_for_a_while() -> None:
+    carrier = Carrier(closed=True)
+    batch = Batch(carrier)
+    give_way = GivingWay(batch, seconds=0.01)
+    asked = asyncio.create_task(batch(1))
+    await carrier.begun.wait()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(give_way(), give_way())
+        await give_way()  # anew
     carrier.door.set()
 
-    assert waited == [False, False, False]
     assert await asked == 2
 
 
