@@ -1,11 +1,12 @@
 """What assistantd adds to the model: time to the first token and in all, against the model called directly.
 
 Both are asked by the same load generator in the same run, turn by turn, so that what the machine does besides falls on
-both. The added time is the difference of the medians.
+both. The added time is the difference of the medians. Rounds of which the machine's host took a part are repeated.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from bench.background import failures, open_streams
@@ -14,6 +15,7 @@ from bench.load import Felt, Generator, Load, together
 from bench.report import Options, Row, Table, ms, progress
 from bench.stack import KEY, Stack, running
 from bench.throughput import warm_up
+from bench.undisturbed import TRIES, undisturbed
 
 MODEL = "bench-ideal"
 
@@ -59,12 +61,16 @@ def _level(stack: Stack, generator: Generator, assistant: str, level: Level, opt
     bursts = min(8, max(2, 200 // level.clients))
     load = Load(ours, level.way, level.clients, seconds, rounds=bursts, rate=level.rate, pause=0.05)
     heard: dict[str, list[Felt]] = {"direct": [], "ours": []}
+    tries = 1 if options.quick or level.behind else TRIES  # those behind last as long as the rounds
+    stolen = 0.0
     with open_streams(generator, ours, level.behind, 2 * rounds * (seconds + 1)) as slow:
         for _ in range(rounds):
-            heard["direct"] += generator.offer(replace(load, job=direct))
-            heard["ours"] += generator.offer(load)
+            for name, job in (("direct", direct), ("ours", ours)):
+                felt, taken = undisturbed(partial(generator.offer, replace(load, job=job)), tries)
+                heard[name] += felt
+                stolen += taken
     model, through, behind = together(heard["direct"]), together(heard["ours"]), together(slow)
-    return _row(level, model, through) | failures(through, model, behind)
+    return _row(level, model, through) | {"stolen, s": round(stolen, 2)} | failures(through, model, behind)
 
 
 def _row(level: Level, model: Felt, through: Felt) -> Row:

@@ -16,6 +16,7 @@ from bench.client import CHAT, Client, Connection
 from bench.model_server import Server
 from bench.report import Options, Table
 from bench.scripts import FUNCTION, UnknownScriptError, script, seconds_of
+from bench.undisturbed import undisturbed
 
 STREAMED = {"stream": True, "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -153,3 +154,24 @@ def test_a_bench_that_is_interrupted_ends_what_it_started_and_says_so_in_its_sta
         command.main()
 
     assert ended
+
+
+@pytest.mark.parametrize(
+    ("taken", "best"),
+    [([0.0], 0), ([0.5, 0.01], 1), ([0.5, 0.2, 0.8], 1)],
+    ids=["quiet", "again", "the least disturbed"],
+)
+def test_a_round_of_which_the_host_took_a_part_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, taken: list[float], best: int
+) -> None:
+    clock, rounds = [0.0], iter(range(len(taken)))
+    monkeypatch.setattr("bench.undisturbed._stolen", lambda: clock[0])
+
+    def measure() -> int:
+        number = next(rounds)
+        clock[0] += taken[number]
+        return number
+
+    found, stolen = undisturbed(measure, tries=3)
+
+    assert (found, stolen, next(rounds, None)) == (best, pytest.approx(taken[best]), None)
