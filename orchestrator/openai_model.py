@@ -33,7 +33,7 @@ _FIRST_WAIT = 0.5
 _LONGEST_BACKOFF = 8.0
 _TAIL_WAIT = 5.0  # for usage and [DONE], once the reply itself is complete
 _LONGEST_LIST = 8 * 1024 * 1024
-_HUSH = 0.015
+_HUSH = 0.025
 """Seconds without a word after which it is told that the model has begun. What follows from that is not urgent, and
 would hold up others that have yet to ask; and who speaks at once need not be announced.
 """
