@@ -1,8 +1,9 @@
 """Our own OpenAPI document against the running server, by schemathesis: nothing undocumented, nothing of ours broken.
 
-A project and an API process of its own, so that what it leaves behind is met by nobody. `FUZZ_EXAMPLES` says how many
-cases of each operation are drawn at random (besides those at all the bounds, which are always the same); the default
-keeps the run within a minute.
+A project and an API process of its own, so that what it leaves behind is met by nobody. Two fuzzers share the
+operations, each with objects of its own, so that what one sends does not depend on how far the other is.
+`FUZZ_EXAMPLES` says how many cases of each operation are drawn at random (besides those at all the bounds, which are
+always the same); the default keeps the run within a minute.
 """
 
 import asyncio
@@ -11,8 +12,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -32,7 +35,10 @@ from tests.stack import ROOT, Stack
 KEY = "sk-asst-fuzz-0123456789abcdef"
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "2")
 LONGEST = 280.0
-"""Seconds that the slowest machine has; a quiet one needs 40."""
+"""Seconds that the slowest machine has; a quiet one needs 25."""
+THREADS = r"^/v1/threads($|/\{)"
+SHARES = (f"--include-path-regex={THREADS}", f"--exclude-path-regex={THREADS}")
+"""Which operations each fuzzer tries: all of them together, and about as much to do for each."""
 NAME = col(Project.name) == "fuzz"
 
 
@@ -50,23 +56,29 @@ def document(address: str) -> Json:
     return httpx2.get(f"{address.removesuffix('/v1')}/openapi.json", timeout=60).json()  # its making takes seconds
 
 
-@pytest.fixture
-def supply(address: str) -> Supply:
-    http = Http(address, KEY)
-    with http.client:
-        return stocked(http)
-
-
 @pytest.mark.timeout(0 if "FUZZ_EXAMPLES" in os.environ else LONGEST + 60)
 def test_no_generated_request_meets_an_error_of_ours_or_an_answer_that_is_not_documented(
-    address: str, document: Json, supply: Supply, tmp_path: Path
+    address: str, document: Json, tmp_path: Path
 ) -> None:
-    _check_that_every_route_is_supplied(document, supply)
-    stock = tmp_path / "supply.json"
-    stock.write_text(json.dumps(supply))
+    with ThreadPoolExecutor(len(SHARES)) as pool:
+        fuzzing = [pool.submit(_fuzzed, address, document, share, tmp_path) for share in SHARES]
+    finished = [fuzzer.result() for fuzzer in fuzzing]
 
-    finished = subprocess.run(
-        _command(address, tmp_path),
+    failed = [fuzzer.stdout for fuzzer in finished if fuzzer.returncode]
+    assert not failed, "\n".join(failed)
+
+
+def _fuzzed(address: str, document: Json, share: str, parent: Path) -> "subprocess.CompletedProcess[str]":
+    """What became of a fuzzer that tries its share of the operations."""
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    stock = folder / "supply.json"
+    http = Http(address, KEY)
+    with http.client:
+        supply = stocked(http)
+    _check_that_every_route_is_supplied(document, supply)
+    stock.write_text(json.dumps(supply))
+    return subprocess.run(
+        [*_command(address, folder), share],
         cwd=ROOT,
         env={**os.environ, PATH: str(stock), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -76,8 +88,6 @@ def test_no_generated_request_meets_an_error_of_ours_or_an_answer_that_is_not_do
         timeout=None if "FUZZ_EXAMPLES" in os.environ else LONGEST,
         check=False,
     )
-
-    assert finished.returncode == 0, finished.stdout
 
 
 def _command(address: str, folder: Path) -> list[str]:
