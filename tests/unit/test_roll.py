@@ -32,6 +32,8 @@ esac
 OLD = ["old-1", "old-2"]
 NEW = ["new-1", "new-2"]
 LOCK = "roll-team-worker.lock"
+SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What interrupts a roll."""
 
 
 def start(folder: Path, **known: str) -> subprocess.Popen[str]:
@@ -42,13 +44,15 @@ def start(folder: Path, **known: str) -> subprocess.Popen[str]:
     usual = {"SAID": "healthy", "UP": "0", "OTHERS": "", "ROLL_WITHIN": "1", "TMPDIR": str(folder)}
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", **usual, **known}
     command = ["sh", str(ROOT / "deploy" / "roll.sh"), "worker"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
+    # Tests in the background of a shell, or under nohup, ignore what would end them; a shell could not heed it then.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in SENT}
     try:
         return subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def finish(rolling: subprocess.Popen[str], folder: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
@@ -166,7 +170,7 @@ def test_a_second_roll_of_a_service_is_refused_and_told_what_to_do_if_there_is_n
     assert lock.exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("sent", SENT)
 def test_a_roll_that_is_interrupted_takes_its_own_back(folder: Path, sent: signal.Signals) -> None:
     rolling = start(folder, SAID="starting", ROLL_WITHIN="600")
     deadline = time.monotonic() + 60
