@@ -2,13 +2,15 @@
 
     python -m tests.clients.install        all of them, beforehand
 
-A finished folder is only ever moved into its place as a whole, under a name made of its lock file's hash: two test runs
-can install at once, an interrupted installation leaves nothing that looks finished, and a new lock gets a new folder.
+A finished folder is only ever moved into its place as a whole, under a name made of its lock file's hash: an
+interrupted installation leaves nothing that looks finished, and a new lock gets a new folder. Who needs what somebody
+else is just installing waits for it.
 
 Without a network, tests that need a client fail, because a suite that skips by itself proves nothing. Whoever knows
 that there is none sets ASSISTANTD_TEST_OFFLINE=1: then what is not yet installed is skipped.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -71,15 +73,14 @@ def _installed(name: str, depends_on: Sequence[bytes], fill: Callable[[Path], No
     if os.environ.get(OFFLINE):
         pytest.skip(f"{name} is not installed yet, and {OFFLINE} is set")
     INSTALLED.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=INSTALLED, prefix=".new-", ignore_cleanup_errors=True) as temporary:
-        new = Path(temporary) / name
-        new.mkdir()
-        fill(new)
-        try:
-            new.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another test run was first
-                raise
+    with (INSTALLED / f".{name}.lock").open("w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=INSTALLED, prefix=".new-", ignore_cleanup_errors=True) as temporary:
+                new = Path(temporary) / name
+                new.mkdir()
+                fill(new)
+                new.rename(folder)
     return folder
 
 
@@ -93,7 +94,7 @@ def _run(command: Sequence[str], *, cwd: Path) -> None:
 
 
 if __name__ == "__main__":
-    if npm := shutil.which("npm"):
-        node_clients(npm)
     for name in LOCKS:
         python_client(HERE / name)
+    if npm := shutil.which("npm"):
+        node_clients(npm)
