@@ -6,6 +6,7 @@ Each trouble is met polled and streamed. Case 61 is the rule for all of them: a 
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import openai
@@ -214,15 +215,34 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("reply", ENDLESS.values(), ids=ENDLESS)
-def test_an_answer_without_end_ends_when_the_run_expires(hasty: Http, model: RemoteModelServer, reply: Reply) -> None:
-    model.script(reply)
+@pytest.fixture(scope="module")
+def expired() -> dict[str, list[Event]]:
+    """What was told of runs whose answers do not end, once there are any: they wait together."""
+    return {}
 
-    events = stream_run(hasty)
 
-    run = events[-2].data
+@pytest.fixture
+def endless(expired: dict[str, list[Event]], hasty: Http, model: RemoteModelServer) -> dict[str, list[Event]]:
+    """The events of a run for each such answer; nobody listens to the answers any more."""
+    if not expired:
+        with ThreadPoolExecutor(len(ENDLESS)) as pool:
+            telling = {}
+            for number, (name, reply) in enumerate(ENDLESS.items(), start=1):
+                model.script(reply)
+                telling[name] = pool.submit(stream_run, hasty)
+                model.wait_for(lambda state, asked=number: state["requests"] == asked)  # type: ignore[misc]
+        model.wait_for(lambda state: state["open_streams"] == 0)
+        expired.update({name: told.result() for name, told in telling.items()})
+    return expired
+
+
+@pytest.mark.parametrize("answer", ENDLESS)
+def test_an_answer_without_end_ends_when_the_run_expires(
+    hasty: Http, endless: dict[str, list[Event]], answer: str
+) -> None:
+    run = endless[answer][-2].data
+
     assert run["status"] == "expired"
-    model.wait_for(lambda state: state["open_streams"] == 0)
     for step in hasty.steps(run):
         assert (step["status"], step["last_error"]) == ("expired", None)
     for message in hasty.messages(run["thread_id"])[1:]:
