@@ -46,7 +46,7 @@ export const callAll = async (client, major) => {
     "assistants.create": () => assistants.create({ model: "gpt-4o" }),
     "assistants.retrieve": () => assistants.retrieve(assistant),
     "assistants.update": () => assistants.update(assistant, { name: "Ann" }),
-    "assistants.list": () => all(assistants.list({ limit: 1 })),
+    "assistants.list": () => all(assistants.list({ limit: 1, order: "asc" })), // other releases delete the newest meanwhile
     [`assistants.${remove}`]: async () => assistants[remove]((await assistants.create({ model: "gpt-4o" })).id),
     "threads.create": () => threads.create(),
     "threads.retrieve": () => threads.retrieve(done.thread_id),
@@ -90,7 +90,7 @@ export const callAll = async (client, major) => {
     },
     "files.create": () => file(),
     "files.retrieve": async () => client.files.retrieve((await file()).id),
-    "files.list": async () => (await file()) && all(client.files.list({ limit: 1 })),
+    "files.list": async () => (await file()) && all(client.files.list({ limit: 1, order: "asc" })),
     [`files.${remove}`]: async () => client.files[remove]((await file()).id),
     "files.content": async () => (await client.files.content((await file()).id)).text(),
     "files.retrieveContent": async () => client.files.retrieveContent((await file()).id),
