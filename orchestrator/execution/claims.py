@@ -11,11 +11,15 @@ Of the runs that are queued, those that are as they should be are claimed and re
 of the others there is a transaction.
 
 A run that is claimed and cannot be read is failed here: whoever claimed it next would find the same.
+
+Wake-ups come twice. One for an attempt that this process has claimed already must not be asked about: if its answer
+were lost, and it were asked again, what was claimed for the first would look like the answer to the second.
 """
 
 import asyncio
 from contextlib import suppress
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -61,6 +65,8 @@ class Claims:
         self._lease = settings.run_lease
         self._windows = windows
         self._under_way: dict[str, asyncio.Event] = {}
+        self._journals: WeakValueDictionary[str, Journal] = WeakValueDictionary()
+        """Of the runs that are carried: a journal goes with its run."""
         self._alone = self._left_behind = 0
         self._giving = Giving(database)
         self._plain: PlainLines | None = None
@@ -75,6 +81,8 @@ class Claims:
         """
         while (other := self._under_way.get(run_id)) is not None:  # a wake-up that came twice
             await other.wait()
+        if attempt is not None and attempt < self._claimed(run_id):
+            return None
         self._under_way[run_id] = done = asyncio.Event()
         row, taken = None, None
         try:
@@ -85,16 +93,28 @@ class Claims:
         finally:
             del self._under_way[run_id]
             done.set()
+        journal = await self._begun(row, taken)
+        if journal is not None:
+            self._journals[run_id] = journal
+        return journal
+
+    async def close(self) -> None:
+        """Give away what runs have freed, if that takes but a moment. Nothing is taken any more."""
+        await self._giving.close()
+
+    def _claimed(self, run_id: str) -> int:
+        """The attempt at the run that this process is at; 0 if it is at none."""
+        journal = self._journals.get(run_id)
+        return max(self.unread.get(run_id, 0), 0 if journal is None else journal.run.attempt)
+
+    async def _begun(self, row: Json | None, taken: Run | Journal | None) -> Journal | None:
+        """The journal of a run that was claimed with others, or alone."""
         if row is not None:
             return await self._receive(row)
         if taken is None:
             return None
         _log_claimed(taken if isinstance(taken, Run) else taken.run)
         return await self._take_over(taken) if isinstance(taken, Run) else taken
-
-    async def close(self) -> None:
-        """Give away what runs have freed, if that takes but a moment. Nothing is taken any more."""
-        await self._giving.close()
 
     async def _receive(self, row: Json) -> Journal | None:
         """The journal of a run that has come with all that it begins with."""
