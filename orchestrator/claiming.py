@@ -6,7 +6,7 @@ step has one rule, however it is made. What was locked is updated where it lies:
 took longer than all else. A row that has moved since the statement began is not found there, and left, too.
 
 What is repeated because its answer was lost finds the runs that it has taken already: in progress, ours, at the attempt
-after the one that was named. Whoever asks `again` must know that nobody else of this process has claimed them since.
+after the one that was named. Whoever asks `again` must know that nobody else of this process has claimed them.
 """
 
 from typing import Final

@@ -4,8 +4,9 @@
                                                         └▶ None: not plain, not free, not there; `Claims` asks alone
 
 A statement whose answer was lost is repeated, once Postgres is not at it any more, and finds what it has taken
-already. So only one claim of a run may be under way in this process: whoever comes second waits for the first. A claim
-whose caller is cancelled gives back what it has taken all the same: nobody would carry it, and it would count as lost.
+already. So only one claim of a run may be under way in this process: whoever comes second waits for the first, and does
+not ask for what that has claimed (see `Claims`). A claim whose caller is cancelled gives back what it has taken all the
+same: nobody would carry it, and it would count as lost.
 """
 
 import asyncio
@@ -58,7 +59,7 @@ class Arrivals:
         """The row of the run, if it could be claimed so. Outlasts a database that is away until that time of the loop's
         clock, and raises what that raised if it is away for longer.
 
-        Nobody else of this process may be claiming the run.
+        Nobody else of this process may be claiming the run, or have claimed it at that attempt.
         """
         wanted = _Wanted(run_id, attempt)
         try:

@@ -12,14 +12,14 @@ of the others there is a transaction.
 
 A run that is claimed and cannot be read is failed here: whoever claimed it next would find the same.
 
-Wake-ups come twice. One for an attempt that this process has claimed already must not be asked about: if its answer
-were lost, and it were asked again, what was claimed for the first would look like the answer to the second.
+Wake-ups come twice. One for an attempt that this process has claimed already must not be asked about: if Postgres went
+away, and it were asked again, what was claimed for the first would look like the answer to the second. So every claim
+is held in mind until the run is known to be left: a row may say that the run is ours while nobody carries it.
 """
 
 import asyncio
 from contextlib import suppress
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 import structlog
 
@@ -52,6 +52,8 @@ LULL = 0.05
 """Seconds without a further run that was left behind, after which all are thought to be claimed: their wake-ups come
 one after the other.
 """
+HELD = 10
+"""Claims that are held in mind, for each run that may be carried at once: all but a few are left in order."""
 UNREADABLE = {"code": "server_error", "message": "What is stored of this run or of its thread cannot be read."}
 
 
@@ -65,8 +67,8 @@ class Claims:
         self._lease = settings.run_lease
         self._windows = windows
         self._under_way: dict[str, asyncio.Event] = {}
-        self._journals: WeakValueDictionary[str, Journal] = WeakValueDictionary()
-        """Of the runs that are carried: a journal goes with its run."""
+        self._held: dict[str, int] = {}
+        self._most = HELD * settings.run_concurrency
         self._alone = self._left_behind = 0
         self._giving = Giving(database)
         self._plain: PlainLines | None = None
@@ -81,7 +83,7 @@ class Claims:
         """
         while (other := self._under_way.get(run_id)) is not None:  # a wake-up that came twice
             await other.wait()
-        if attempt is not None and attempt < self._claimed(run_id):
+        if attempt is not None and attempt < self._held.get(run_id, 0):
             return None
         self._under_way[run_id] = done = asyncio.Event()
         row, taken = None, None
@@ -90,22 +92,37 @@ class Claims:
                 row = await self._arrivals.take(run_id, attempt, asyncio.get_running_loop().time() + CLAIMING)
             if row is None:
                 taken = await self._take_alone(run_id, attempt)
+            claimed = self._hold(run_id, row, taken)
         finally:
             del self._under_way[run_id]
             done.set()
         journal = await self._begun(row, taken)
-        if journal is not None:
-            self._journals[run_id] = journal
+        if journal is None:
+            self.left(run_id, claimed)
         return journal
+
+    def left(self, run_id: str, attempt: int) -> None:
+        """This process is not at that attempt any more, and the run's row says so."""
+        if self._held.get(run_id) == attempt:
+            del self._held[run_id]
 
     async def close(self) -> None:
         """Give away what runs have freed, if that takes but a moment. Nothing is taken any more."""
         await self._giving.close()
 
-    def _claimed(self, run_id: str) -> int:
-        """The attempt at the run that this process is at; 0 if it is at none."""
-        journal = self._journals.get(run_id)
-        return max(self.unread.get(run_id, 0), 0 if journal is None else journal.run.attempt)
+    def _hold(self, run_id: str, row: Json | None, taken: Run | Journal | None) -> int:
+        """Note what was claimed, at once: the next wake-up may be for the same. Returns the attempt; 0 if none was."""
+        if row is not None:
+            attempt: int = row["attempt"]
+        elif taken is not None:
+            attempt = taken.attempt if isinstance(taken, Run) else taken.run.attempt
+        else:
+            return 0
+        self._held.pop(run_id, None)
+        self._held[run_id] = attempt
+        if len(self._held) > self._most:
+            del self._held[next(iter(self._held))]
+        return attempt
 
     async def _begun(self, row: Json | None, taken: Run | Journal | None) -> Journal | None:
         """The journal of a run that was claimed with others, or alone."""

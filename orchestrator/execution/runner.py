@@ -52,7 +52,10 @@ class Runner:
         except BaseException as error:  # a shutdown, or the journal cannot be written
             # Should even this fail, nobody renews its lease.
             await asyncio.shield(journal.give_back(*_why(error)))
+            self._claims.left(run.id, run.attempt)
             raise
+        else:
+            self._claims.left(run.id, run.attempt)
         finally:
             reset_contextvars(**known)
             if self._journals.get(run.id) is journal:

@@ -296,30 +296,6 @@ async def test_runs_whose_answer_was_lost_are_claimed_once_and_told_once(
         assert (await mine[0].prompt([])).messages == [{"role": "user", "content": "Hi"}]
 
 
-@pytest.mark.parametrize("left_behind", [False, True])
-async def test_a_run_that_is_carried_is_not_taken_again_by_a_second_wake_up_whose_answer_was_lost(
-    bare: Resources, project_id: str, worker: Worker, left_behind: bool
-) -> None:
-    run = await run_after(bare, project_id, said("Hi"))
-    if left_behind:
-        await set_(bare, run, status="in_progress", owner=None, attempt=1)
-        run.attempt = 1
-    taking = asyncio.create_task(worker.claims.take(run.id, run.attempt))
-    async with asyncio.timeout(DEADLINE):
-        while not await is_taken(bare, run):  # noqa: ASYNC110  # rows tell nobody
-            await asyncio.sleep(0.01)
-    worker.direct.troubles = [("after", ConnectionResetError())]
-
-    async with asyncio.timeout(DEADLINE):
-        second = await worker.claims.take(run.id, run.attempt)
-
-    assert second is None
-    async with asyncio.timeout(DEADLINE):
-        assert await taking is not None
-    assert await is_taken(bare, run)
-    assert len(worker.told.names(run.id)) == (not left_behind)
-
-
 async def test_a_run_whose_answer_was_lost_is_left_to_who_has_taken_it_since(
     bare: Resources, project_id: str, worker: Worker
 ) -> None:
