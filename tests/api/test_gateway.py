@@ -304,7 +304,7 @@ def test_the_log_knows_what_went_wrong_and_the_upstreams_name_for_it(
 @pytest.fixture(scope="module")
 def narrow_url(working: Stack) -> Iterator[str]:
     """An API process that passes on one request at a time, and none for long."""
-    limits = {"GATEWAY_CONCURRENCY": "1", "GATEWAY_TIMEOUT": "1.5", "UPSTREAM_READ_TIMEOUT": "0.7"}
+    limits = {"GATEWAY_CONCURRENCY": "1", "GATEWAY_TIMEOUT": "3", "UPSTREAM_READ_TIMEOUT": "0.7"}
     with working.api(**{f"ASSISTANTD_{name}": value for name, value in limits.items()}) as base_url:
         yield base_url
 

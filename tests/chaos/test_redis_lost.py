@@ -221,7 +221,7 @@ async def test_what_redis_could_not_tell_is_brought_by_postgres(place: Place, cl
 
 
 async def test_everything_works_with_a_redis_that_is_slow(place: Place, client: openai.AsyncOpenAI) -> None:
-    place.proxy.set_mode("delay", seconds=0.1)
+    place.proxy.set_mode("delay", seconds=0.2)
     place.stack.model.script(Reply.text("".join(WORDS)))
     stream = await converse(client)
 
